@@ -63,7 +63,7 @@ def test_the_settings_of_the_papers_are_given_as_key_and_value(run, tmp_path):
     train = written.train
     assert (train.schedule, train.end_learning_rate, train.beta2, train.epsilon) == ("cosine", 1e-9, 0.999, 1e-6)
     assert (train.attention_dropout, train.drop_path, train.ema_decay) == (0.1, 0.1, 0.9)
-    assert "holds a fine-tuning of other settings" in run(*arguments, *papers[1:])[2]
+    assert "holds a fine-tuning with other settings" in run(*arguments, *papers[1:])[2]
     for wrong, said in (
         ("head=cubic", "head: unknown value 'cubic'; valid: dense-tanh, linear, mlp"),
         ("train.schedule=cosin", "train.schedule: unknown value 'cosin'; did you mean 'cosine'"),

@@ -1,8 +1,8 @@
-"""Runs a fine-tuning from start to end: rows, split, one model for each seed or fold, predictions, report.
+"""Runs a fine-tuning from start to end: rows, split, one model per seed or fold, predictions, report.
 
-The result of a finished fine-tuning with the same settings is read from its folder. Models that an unfinished one, or
-one with fewer seeds or fewer repeats of a cross-validation, has done are kept: model n has the seed of the fine-tuning
-plus n, and the models of a cross-validation are counted repeat by repeat and fold by fold.
+The result of a finished fine-tuning with the same settings is read from its folder. Finished models are kept if the
+fine-tuning was interrupted, or is run again with more seeds or with more repeats of a cross-validation. Model n has the
+seed of the fine-tuning plus n; the models of a cross-validation are counted repeat by repeat and fold by fold.
 
 Shapes: M rows, L targets.
 """
@@ -77,11 +77,12 @@ _log = logging.getLogger(__name__)
 
 
 def finetune(config: FinetuneConfig, ranks: Ranks | None = None) -> FinetuneResult:
-    """Fine-tune, or finish what an earlier call started.
+    """Fine-tune, or finish a fine-tuning that an earlier call started.
 
     Args:
-        config: of the fine-tuning.
-        ranks: that share every training; this is the first of them, and the others call ``follow``. None: it is alone.
+        config: settings of the fine-tuning.
+        ranks: ranks that share every training. This process is the first of them; the others call ``follow``. None:
+            this process works alone.
 
     Raises:
         ConfigError: a setting is wrong, the folder holds the results of other settings, or a file in it is damaged.
@@ -139,9 +140,9 @@ def finetune(config: FinetuneConfig, ranks: Ranks | None = None) -> FinetuneResu
 
 
 def follow(config: FinetuneConfig, ranks: Ranks) -> None:
-    """Take part in the trainings of a fine-tuning, as another rank than the first one, until that has told the end.
+    """Take part in the trainings of a fine-tuning, on any rank but the first, until the first one sends the end.
 
-    Nothing is written but conformers into the cache, of which one rank makes those that are missing.
+    Nothing is written except missing conformers in the cache, which one of the ranks generates.
     """
     model, hashes, chosen = identify_start(config)
     problems: dict[Fold | None, SeedProblem] = {}
@@ -152,7 +153,7 @@ def follow(config: FinetuneConfig, ranks: Ranks) -> None:
 
 
 def _check_model(config: FinetuneConfig, model: ModelConfig, chosen: ChosenInputs) -> None:
-    """Check what depends on the model or on an extra, before data is read, and warn of what the model is shown."""
+    """Check the settings that depend on the model or on an extra, before data is read; warn about unsuitable inputs."""
     if chosen.inputs == "2d" and config.train.noise_std:
         raise ConfigError(NOISE_NEEDS_3D)
     check_trained_layers(config.train.trained_layers, model.layers)
@@ -164,7 +165,7 @@ def _check_model(config: FinetuneConfig, model: ModelConfig, chosen: ChosenInput
 
 
 def _fit_all(problems: Sequence[SeedProblem], config: FinetuneConfig) -> list[FinishedSeed]:
-    """Return the models of all seeds or folds; of a cross-validation, what they say of test rows is written."""
+    """Return the models of all seeds or folds; for a cross-validation, write their out-of-fold predictions."""
     count = config.num_seeds
     seeds = [
         fit_seed(each, config.seed + place * count + number)
@@ -177,7 +178,7 @@ def _fit_all(problems: Sequence[SeedProblem], config: FinetuneConfig) -> list[Fi
 
 
 def _baselines(problems: Sequence[SeedProblem], done: FinetuneResult) -> BaselineResults:
-    """Return the baselines of every split, and how all models differ from them."""
+    """Return the baselines of every split, and their comparison with the models."""
     of_fold = {each.fold: each for each in problems}
     own = [(seed.seed, of_fold[seed.fold]) for seed in done.seeds]
     members = [
@@ -188,7 +189,7 @@ def _baselines(problems: Sequence[SeedProblem], done: FinetuneResult) -> Baselin
 
 
 def _confidence(problems: Sequence[SeedProblem], saved: FinetunedConfig, done: FinetuneResult) -> Assessment:
-    """Return how sure the predictions of all models are."""
+    """Return the measured uncertainty of the predictions of all models."""
     problem = problems[0]
     return assess(
         FinishedModels(
@@ -205,7 +206,7 @@ def _confidence(problems: Sequence[SeedProblem], saved: FinetunedConfig, done: F
 def _prepare(
     config: FinetuneConfig, model: ModelConfig, chosen: ChosenInputs, hashes: InputHashes, ranks: Ranks | None
 ) -> list[SeedProblem]:
-    """Return what is fitted: one problem, or one for each fold of each repeat of a cross-validation."""
+    """Return the problems to fit: one, or one for each fold of each repeat of a cross-validation."""
     device = pick_device(config.device) if ranks is None else ranks.device
     own = None if config.metric is None else METRICS.entry(config.metric)
     sees_3d = chosen.inputs != "2d"
@@ -229,10 +230,10 @@ def _prepare(
 def _learnt(
     config: FinetuneConfig, rows: Rows, split: DataSplit, metric: Metric, fold: Fold | None
 ) -> tuple[Rows, dict[str, FittedReferences]]:
-    """Return the rows as they are learnt in a split, and target → energies of the elements that were taken off.
+    """Return the rows as the models of a split learn them, and target → subtracted energies of the elements.
 
     Raises:
-        ConfigError: a part of the split cannot be learnt or judged; names the fold.
+        ConfigError: a part of the split cannot be learnt or scored. The message names the fold.
     """
     try:
         learnt, references = take_off_references(config, rows, split)
@@ -275,7 +276,7 @@ def _result(problems: Sequence[SeedProblem], hashes: InputHashes, seeds: Sequenc
 
 
 def _saved(problem: SeedProblem, chosen: ChosenInputs, members: Sequence[Member]) -> FinetunedConfig:
-    """Return what a later program needs to predict with the models."""
+    """Return the content of ``finetuned.json``, which prediction needs."""
     config, rows = problem.config, problem.rows
     whole = problem.references if problem.fold is None else {}  # the models of folds have their own
     return FinetunedConfig(
@@ -316,7 +317,7 @@ def _start(config: FinetuneConfig, model: ModelConfig) -> StartingModel:
 
 
 def _has_all(finished: FinetuneResult, config: FinetuneConfig) -> bool:
-    """Return whether a result has all the models; its folder has been found to be of the same settings."""
+    """Return whether a result has all the models; its folder is known to have the same settings."""
     if config.is_kfold:
         return finished.num_repeats == config.repeats
     return len(finished.seeds) == config.num_seeds

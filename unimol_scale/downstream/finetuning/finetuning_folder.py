@@ -1,7 +1,7 @@
-"""Checks that a folder's fine-tuning has the same settings, data and weights as the one that is to go on in it.
+"""Checks that the fine-tuning in a folder has the same settings, data and weights as the one that is to continue in it.
 
-``config.yaml`` has the settings. ``inputs.json`` has hashes of the data and the weights, since files can change, and
-how molecules are shown to the models.
+``config.yaml`` holds the settings. ``inputs.json`` holds hashes of the data and the weights, since files can change,
+and the form in which molecules are shown to the models.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from unimol_scale.store.manifest import MANIFEST_NAME
 
 CONFIG_NAME = "config.yaml"
 INPUTS_NAME = "inputs.json"
-# Settings that do not change the models: an interrupted fine-tuning may go on with other values.
+# Settings that do not change the models: an interrupted fine-tuning may continue with other values.
 FREE = frozenset(
     {"output", "cache", "conformer_workers", "device", "train.workers", "baselines", "coverage", "conformal", "domain",
      "learning_curve"}
@@ -28,14 +28,14 @@ FREE = frozenset(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InputHashes:
-    """SHA-256 of the inputs of a fine-tuning, hexadecimal, and how molecules are shown.
+    """Hashes of the inputs of a fine-tuning (hexadecimal SHA-256), and the form in which molecules are shown.
 
     Attributes:
-        data: of the table, or of the store's manifest, which has the hashes of the shards.
-        pretrained: of the pretrained weights; None for random ones.
-        view: how molecules are shown, which follows from what the pretrained model's file says; None, and where this
-            key is absent: in the standard way.
-        split_file: of the file that divides the rows; None without one.
+        data: hash of the table, or of the store's manifest, which has the hashes of the shards.
+        pretrained: hash of the pretrained weights; None for random weights.
+        view: form in which molecules are shown, according to the pretrained model's file; None, or if this key is
+            absent: the standard form.
+        split_file: hash of the split file; None without one.
     """
 
     data: str
@@ -45,10 +45,10 @@ class InputHashes:
 
 
 def hash_inputs(config: FinetuneConfig) -> InputHashes:
-    """Return the SHA-256 of a table, or of the manifest of a store, and of the split file; weights are left out.
+    """Return the hash of a table, or of the manifest of a store, and of the split file; weights are not hashed here.
 
     Raises:
-        SourceError: the data is neither, or there is no such split file.
+        SourceError: the data or the split file does not exist.
     """
     path, split_file = config.data, config.split_file
     check_there(path)
@@ -62,15 +62,15 @@ def hash_inputs(config: FinetuneConfig) -> InputHashes:
 
 
 def with_begun_view(folder: Path, hashes: InputHashes) -> InputHashes:
-    """Return the hashes with the view that the seeds which a folder has were trained with; all of it keeps that one.
+    """Return the hashes with the view of the seeds already in the folder, which the remaining seeds must share.
 
     Raises:
-        ConfigError: a newer version wrote it, or it is damaged.
+        ConfigError: a newer version wrote the file, or it is damaged.
     """
     if not (folder / INPUTS_NAME).is_file() or not any(folder.glob("seed-*.json")):
         return hashes
     tree = read_recorded(folder / INPUTS_NAME, "choose another --output or remove the folder")
-    known = {key: tree[key] for key in strict.keys_of(InputHashes) if key in tree}  # others are told by check_folder
+    known = {key: tree[key] for key in strict.keys_of(InputHashes) if key in tree}  # check_folder reports unknown keys
     try:
         then = strict.build(InputHashes, known, strict.Origin(name=str(folder / INPUTS_NAME), recorded=True))
     except NewerFileError as error:
@@ -79,18 +79,18 @@ def with_begun_view(folder: Path, hashes: InputHashes) -> InputHashes:
 
 
 def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> None:
-    """Check that a folder is empty, holds the same fine-tuning, or one that has not finished any seed.
+    """Check that a folder is empty, holds the same fine-tuning, or holds one without any finished seed.
 
-    The same fine-tuning with more seeds, or a cross-validation with more repeats, counts as the same.
+    The same fine-tuning with fewer seeds, or a cross-validation with fewer repeats, counts as the same.
 
     Raises:
-        ConfigError: the folder holds something else, a newer version wrote it, or a file in it is damaged; shows the
-            settings that differ.
+        ConfigError: the folder holds something else, a newer version wrote it, or a file in it is damaged. The message
+            shows the settings that differ.
     """
     if not (folder / CONFIG_NAME).is_file() or not (folder / INPUTS_NAME).is_file():
         # The hashes are written first: settings without hashes belong to something else, such as a training run.
         if folder.is_file() or (folder.is_dir() and any(not _may_be_begun(path) for path in folder.iterdir())):
-            raise ConfigError(f"{folder} holds something else already; choose another --output")
+            raise ConfigError(f"{folder} already holds something else; choose another --output")
         return
     if not _has_seeds(folder):  # no work would be lost
         return
@@ -99,7 +99,7 @@ def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> N
     changed = differences(*(flatten(strict.to_tree(settings)) for settings in (before, config)))
     if changed := {key: pair for key, pair in changed.items() if key not in free}:
         raise ConfigError(
-            f"{folder} holds a fine-tuning of other settings (before → now):{as_lines(changed)}\n"
+            f"{folder} holds a fine-tuning with other settings (before → now):{as_lines(changed)}\n"
             "Choose another --output or remove it"
         )
     then = read_recorded(folder / INPUTS_NAME, "choose another --output or remove the folder")
@@ -107,15 +107,15 @@ def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> N
         raise ConfigError(f"{as_newer(newer, folder / INPUTS_NAME)}, or choose another --output")
     if inputs := differences(then, strict.to_tree(hashes), strict.defaults_of(InputHashes)):
         raise ConfigError(
-            f"{folder} holds a fine-tuning that was begun with another content of {' and '.join(sorted(inputs))}; "
+            f"{folder} holds a fine-tuning that was started with other content of {' and '.join(sorted(inputs))}; "
             "choose another --output or remove it"
         )
 
 
 def _may_grow(before: FinetuneConfig, config: FinetuneConfig) -> set[str]:
-    """Return the settings that are larger now and keep the models that are there.
+    """Return the settings that may be larger now while the existing models are kept.
 
-    Those of a cross-validation are counted by fold, so that another number of seeds would number them anew.
+    The models of a cross-validation are counted by fold, so another number of seeds would renumber them.
     """
     if config.is_kfold:
         return {"repeats"} if before.repeats < config.repeats else set()
@@ -123,9 +123,9 @@ def _may_grow(before: FinetuneConfig, config: FinetuneConfig) -> set[str]:
 
 
 def hydrogens_begun_with(folder: Path) -> bool | None:
-    """Return whether the models that a folder has already see hydrogens as atoms; None if it has no model.
+    """Return whether the models already in a folder see hydrogens as atoms; None if it has no models.
 
-    Those of versions that recorded nothing do not see them, whatever they were pretrained on.
+    Models of versions that did not record this do not see them, whatever they were pretrained on.
 
     Raises:
         ConfigError: a newer version wrote the settings, or they are damaged.
@@ -148,14 +148,14 @@ def write_settings(folder: Path, config: FinetuneConfig, hashes: InputHashes) ->
 
 
 def read_recorded(path: Path, remedy: str) -> Tree:
-    """Return what a JSON file of a fine-tuning's folder holds.
+    """Return the content of a JSON file in the folder of a fine-tuning.
 
     Args:
-        path: of the file.
-        remedy: what to do if it is damaged.
+        path: the file.
+        remedy: what to do if it is damaged, for the message.
 
     Raises:
-        ConfigError: it cannot be read, or is damaged.
+        ConfigError: the file cannot be read, or is damaged.
     """
     try:
         return read_json(path)
@@ -166,9 +166,9 @@ def read_recorded(path: Path, remedy: str) -> Tree:
 
 
 def _settings_of(folder: Path) -> FinetuneConfig:
-    """Return the settings of a fine-tuning as they would be built today: an absent key had its default.
+    """Return the recorded settings of a fine-tuning; an absent key has its default.
 
-    But no version before ``hydrogens`` showed hydrogens to a model, and since then the folder says what was decided.
+    The exception is ``hydrogens``: versions without this key never showed hydrogens to a model.
     """
     tree, origin = strict.read_yaml(folder / CONFIG_NAME)
     tree = {"hydrogens": False, **tree}

@@ -29,11 +29,11 @@ from unimol_scale.store.schema import LABEL_PREFIX, Float64
 from unimol_scale.store.shards import open_store
 
 PREDICTED = "predicted "  # before the name of a target: column of its predictions
-SPREAD = " seed_std"  # behind the name of a target: standard deviation over seeds, not an error bar
+SPREAD = " seed_std"  # after the name of a target: standard deviation over seeds, not an error bar
 DROPOUT_SPREAD = " dropout_std"  # likewise: standard deviation over draws of the head's dropout
 CONFORMER_SPREAD = " conformer_std"  # likewise: standard deviation over the conformers of a molecule
-BOUND = " bound"  # behind the name of a target: column of the bounds of censored labels
-MOST_CLASSES = 5  # integer labels with more different values are taken for counts
+BOUND = " bound"  # after the name of a target: column of the bounds of censored labels
+MOST_CLASSES = 5  # integer labels with more distinct values are assumed to be counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,19 +41,20 @@ class Rows:
     """Labelled molecules.
 
     Attributes:
-        name: of the data.
-        targets: [L] names.
-        units: target → unit of the labels, where one is known.
+        name: name of the data.
+        targets: [L] names of the targets.
+        units: target → unit of the labels, if one is known.
         task: kind of the labels.
-        labels_ML: NaN where missing; converted into the units of ``report_units``.
-        given_splits: [M] of the split column or split file, if the user named one.
-        molecules: where the molecule of each row is, and which rows have none.
-        leaves_out_hydrogens: hydrogens have to be removed from the molecules, since the model sees heavy atoms only.
-        reference_ML: energies of the elements that are taken off the labels to be learnt, 0 for other targets, NaN for
-            rows that are not usable; None: nothing is.
-        classes: target → names of its classes, whose numbers, from 0, are the labels; targets of numbers are not there.
-        bounds: of labels that are censored, in the same units; None: there are none.
-        weight_M: float64, of the rows in the loss; None: all weigh the same.
+        labels_ML: labels, converted to the units of ``report_units``; NaN for missing ones.
+        given_splits: [M] words of the split column or split file, if the user named one.
+        molecules: the position of each row's molecule, and the rows that have none.
+        leaves_out_hydrogens: whether hydrogens must be removed from the molecules, for a model that sees only heavy
+            atoms.
+        reference_ML: energies of the elements that are subtracted from the labels before learning, 0 for other targets,
+            NaN for unusable rows; None: nothing is subtracted.
+        classes: target → names of its classes; their indices from 0 are the labels. Targets with numbers are absent.
+        bounds: bounds of censored labels, in the same units; None if there are none.
+        weight_M: weights of the rows in the loss, float64; None: equal weights.
     """
 
     name: str
@@ -71,35 +72,35 @@ class Rows:
 
     @property
     def outputs(self) -> Outputs:
-        """What a model of these labels says of a molecule."""
+        """The outputs of a model for these labels."""
         return Outputs(task=self.task, targets=self.targets, classes=self.classes)
 
     @property
     def learnt_ML(self) -> Float64:
-        """What the models learn and are judged by: the labels, without energies of the elements."""
+        """What the models learn and are scored on: the labels minus energies of the elements."""
         return self.labels_ML if self.reference_ML is None else self.labels_ML - self.reference_ML
 
     @property
     def learnt_bounds(self) -> Bounds | None:
-        """The bounds as the models learn them: without energies of the elements."""
+        """The bounds as the models learn them, minus energies of the elements."""
         if self.bounds is None or self.reference_ML is None:
             return self.bounds
         return self.bounds.less(self.reference_ML)
 
     @property
     def labelled_M(self) -> "np.ndarray":
-        """Bool: rows with at least one label or bound."""
+        """Which rows have at least one label or bound, bool [M]."""
         return has_label(self.labels_ML, self.bounds)
 
     @property
     def usable_M(self) -> "np.ndarray":
-        """Bool: rows with a molecule and at least one label or bound."""
+        """Which rows have a molecule and at least one label or bound, bool [M]."""
         usable_M: np.ndarray = (self.molecules.position_M >= 0) & self.labelled_M
         return usable_M
 
     @property
     def num_unlabelled(self) -> int:
-        """Rows with a molecule and no label."""
+        """Number of rows with a molecule but no label."""
         return int((~self.labelled_M & (self.molecules.position_M >= 0)).sum())
 
     def describe_repeated(self) -> str:
@@ -113,17 +114,17 @@ class Rows:
         np.fmax.at(high, place_R, labels_RL)
         differing = int((high > low).any(axis=1).sum())
         contradicting = f", {differing:,} of which have different labels in different rows" if differing else ""
-        return f"{len(key_R):,} rows are of {len(distinct):,} distinct molecules{contradicting}; all rows count"
+        return f"{len(key_R):,} rows have {len(distinct):,} distinct molecules{contradicting}; all rows are used"
 
     def describe_conformers(self, wanted: int) -> str:
-        """Return a line on molecules with fewer conformers than were asked for; "" if there are none."""
+        """Return a line on molecules with fewer conformers than requested; "" if there are none."""
         position_R = np.unique(self.molecules.position_M[self.usable_M])
         num_conformers_R = np.minimum(self.molecules.split.sizes(position_R)[1], wanted)
         fewer = int((num_conformers_R < wanted).sum())
         if not fewer:
             return ""
         return (
-            f"{fewer:,} of {len(position_R):,} molecules have fewer than the {wanted} conformers that were asked for; "
+            f"{fewer:,} of {len(position_R):,} molecules have fewer than the {wanted} requested conformers; "
             f"the mean is {num_conformers_R.mean():.1f}"
         )
 
@@ -133,20 +134,20 @@ class Rows:
             values = np.unique(labels_M[~np.isnan(labels_M)])
             if self.task == "regression" and len(values) <= MOST_CLASSES and (values == values.round()).all():
                 shown = ", ".join(f"{value:g}" for value in values)
-                remedy = "say --task multiclass" if len(values) > 2 else "write them as 0 and 1"
+                remedy = "use --task multiclass" if len(values) > 2 else "write them as 0 and 1"
                 return f"the labels of {target!r} are {shown}, fitted as numbers; if they are classes, {remedy}"
         return ""
 
 
 def load_rows(config: FinetuneConfig, *, geometry: bool) -> Rows:
-    """Read the data, and make missing conformers.
+    """Read the data, and generate missing conformers.
 
     Args:
-        config: of the fine-tuning; ``hydrogens`` is resolved.
-        geometry: whether the model sees distances; conformers are made only then.
+        config: settings of the fine-tuning; ``hydrogens`` must not be None.
+        geometry: whether the model sees distances; only then conformers are generated.
 
     Raises:
-        SourceError: the data is missing or wrong, or rows have no usable molecule and ``skip_bad`` is off.
+        SourceError: the data is missing or wrong, or rows have no usable molecule and ``skip_bad`` is False.
         ConfigError: labels, metric or loss do not fit the task.
     """
     rows = _from_store(config) if is_store(config.data) else _from_table(config, geometry)
@@ -164,14 +165,14 @@ def _from_table(config: FinetuneConfig, geometry: bool) -> Rows:
         how=_reading(config),
     )
     table = _without_weights(config, table)
-    task = _task(config, table)  # checked before conformers are made, which can take minutes
+    task = _task(config, table)  # checked before conformers are generated, which can take minutes
     names = [name.strip() for name in table.columns.column_names]
     _check_names(config, names)
     labels_ML, bounds, units = _converted(config, table, task, config.units)
     weight_M = None
     if config.weight_column is not None:
         at = find_column(str(config.data), names, config.weight_column, ())
-        assert at is not None, "a column that was asked for is there, or an error"
+        assert at is not None, "find_column raises an error if a requested column is missing"
         weights = table.columns.column(at)
         weight_M = read_weights(
             str(config.data), config.weight_column, weights, table.smiles, has_label(labels_ML, bounds)
@@ -203,7 +204,7 @@ def _from_table(config: FinetuneConfig, geometry: bool) -> Rows:
 
 
 def _words(config: FinetuneConfig, table: LabelledTable) -> tuple[str, ...] | None:
-    """Return what the split column or the split file says of each row; None if neither is asked for."""
+    """Return the word of each row in the split column or the split file; None if neither was requested."""
     if config.split_file is None:
         return table.splits
     names = [name.strip() for name in table.columns.column_names]
@@ -213,9 +214,9 @@ def _words(config: FinetuneConfig, table: LabelledTable) -> tuple[str, ...] | No
 
 
 def _check_names(config: FinetuneConfig, columns: Collection[str]) -> None:
-    """Check that what is said of columns is of columns that are there, or that ``units`` has.
+    """Check that settings about columns name existing columns, or columns listed in ``units``.
 
-    They need not be targets of this fine-tuning: a file of settings serves a data set whose targets are fitted in turn.
+    These need not be targets of this fine-tuning, because one settings file may serve all targets of a data set.
     """
     for key in ("report_units", "atom_references"):
         for name in getattr(config, key):
@@ -226,14 +227,14 @@ def _check_names(config: FinetuneConfig, columns: Collection[str]) -> None:
 def _converted(
     config: FinetuneConfig, table: LabelledTable, task: Task, units: dict[str, str]
 ) -> tuple[Float64, Bounds | None, dict[str, str]]:
-    """Return the labels and their bounds in the units that are to be reported, and these units.
+    """Return the labels and their bounds in the units to report, and these units.
 
-    They are converted here, once, so that models, scores, predictions and pictures have one unit.
+    They are converted only here, so that models, scores, predictions and plots have the same unit.
     """
     units = {target: units[target] for target in table.targets if target in units}
     wanted = {target: config.report_units[target] for target in table.targets if target in config.report_units}
     if task != "regression" and (wanted or config.atom_references):
-        raise ConfigError(f"report_units and atom_references are of regression; the labels are of {task}")
+        raise ConfigError(f"report_units and atom_references apply to regression, but the task is {task}")
     labels_ML, bounds = table.labels_ML.copy(), table.bounds
     for target, unit in wanted.items():
         if target not in units:
@@ -255,7 +256,7 @@ def _reading(config: FinetuneConfig) -> LabelReading:
 
 
 def _without_weights(config: FinetuneConfig, table: LabelledTable) -> LabelledTable:
-    """Return the table without the column of weights among the labels, where it was taken for one of "all"."""
+    """Return the table without the column of weights, which "all" may have included among the labels."""
     if config.weight_column not in table.targets:
         return table
     at = table.targets.index(config.weight_column)
@@ -270,9 +271,9 @@ def _task(config: FinetuneConfig, table: LabelledTable) -> Task:
     if config.metric is not None:
         check_metric(METRICS.entry(config.metric), task)
     if config.loss is not None and task != "regression":
-        raise ConfigError(f"loss {config.loss} is of regression; the labels are of {task}, with the cross-entropy")
+        raise ConfigError(f"loss {config.loss} applies to regression; task {task} uses the cross-entropy")
     if config.conformal == "normalised" and task != "regression":
-        raise ConfigError(f"conformal normalised is of regression; the labels are of {task}")
+        raise ConfigError(f"conformal=normalised applies to regression, but the task is {task}")
     config.check_task(task, table.targets)
     outputs = Outputs(task=task, targets=table.targets, classes=table.classes)
     columns = ["row", "smiles", "split", *table.targets, *(f"{PREDICTED}{target}" for target in table.classes)]
@@ -301,11 +302,11 @@ def _from_store(config: FinetuneConfig) -> Rows:
         raise ConfigError("max_atoms needs a table; a store has the molecules that it was built with")
     if config.fragments == "reject":
         raise ConfigError(
-            "fragments=reject needs a table; a store has no row of several fragments: give curate.fragments=reject to "
-            "its build"
+            "fragments=reject needs a table; the molecules of a store have a single fragment: set "
+            "curate.fragments=reject in its build"
         )
     if config.smiles_column is not None:
-        raise ConfigError("--smiles-column is of a table; a store has its molecules where it keeps them")
+        raise ConfigError("--smiles-column applies to tables, not to a store")
     leaves_out = leaves_out_hydrogens(manifest.hydrogens, bool(config.hydrogens), str(config.data))
     molecules = prepare_store(config.data)
     how = _reading(config)
@@ -356,11 +357,11 @@ def _from_store(config: FinetuneConfig) -> Rows:
 
 
 def _parts_of(codes_M: Float64) -> tuple[str, ...]:
-    """Return the parts that a label of a store, which is a number, stands for: 0 train, 1 valid, 2 test."""
+    """Return the parts encoded by a label of a store: 0 train, 1 valid, 2 test."""
     part_of = dict(enumerate(PARTS))
     return tuple(part_of.get(code, f"{code:g}") for code in codes_M.tolist())
 
 
 def _numbers_of(values_M: Float64) -> tuple[str, ...]:
-    """Return numbers as a table would have them: folds, or times; a missing one is absent."""
+    """Return numbers (folds or times) as a table would contain them; missing ones become ``ABSENT``."""
     return tuple(ABSENT if np.isnan(value) else repr(value).removesuffix(".0") for value in values_M.tolist())

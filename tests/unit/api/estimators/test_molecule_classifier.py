@@ -111,5 +111,5 @@ def test_folders_of_the_command_and_of_the_estimator_open(quick, tmp_path):
     np.testing.assert_array_equal(
         opened.predict_proba(SMILES)[:, 1], us.predict(done, SMILES, cache=quick["cache"]).values[:, 0]
     )
-    with pytest.raises(us.ConfigError, match="is of regression"):
+    with pytest.raises(us.ConfigError, match="applies to regression"):
         us.MoleculeRegressor.from_folder(tmp_path / "command")

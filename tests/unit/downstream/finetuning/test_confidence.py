@@ -246,5 +246,5 @@ def test_settings_of_the_intervals_are_checked(place):
     for changes, said in (({"coverage": 1.0}, "coverage must be"), ({"calibration_fraction": 1.0}, "must be in")):
         with pytest.raises(ConfigError, match=said):
             settings(place, "wrong", **changes)
-    with pytest.raises(ConfigError, match="conformal normalised is of regression"):
+    with pytest.raises(ConfigError, match="conformal=normalised applies to regression"):
         finetune(settings(place, "wrong", targets=("ring",), conformal="normalised"))

@@ -113,7 +113,7 @@ def test_predictions_in_python_are_out_of_fold(crossed):
     of_row_7 = found["predicted size"][found["row"] == 7].astype(float)
     assert columns["predicted size"][6] == pytest.approx(of_row_7.mean())
     assert columns["size seed_std"][6] == pytest.approx(of_row_7.std(ddof=1))
-    with pytest.raises(ConfigError, match="every row of a cross-validation is in all parts in turn"):
+    with pytest.raises(ConfigError, match="in a cross-validation every row is in each part in turn"):
         model.predictions("train")
 
 

@@ -52,7 +52,7 @@ def test_a_fine_tuning_leaves_models_predictions_pictures_and_a_report(finished)
     assert f"rmse of the test rows: **{done.mean:.4g}** ± {done.seed_std:.2g} atoms over 2 seeds" in report
     assert "![](parity.png)" in report
     assert "33 rows in the data, 31 used, 2 without a usable molecule (skipped.csv)" in report
-    assert "31 rows are of 30 distinct molecules, 1 of which have different labels" in report
+    assert "31 rows have 30 distinct molecules, 1 of which have different labels" in report
     with (folder / "skipped.csv").open() as file:
         skipped = list(csv.DictReader(file))
     assert [(row["row"], row["smiles"], row["reason"]) for row in skipped] == [
@@ -147,7 +147,7 @@ def test_a_test_molecule_that_training_has_too_is_told(place, settings):
     data = write_table(place / "shared.csv", smiles=smiles, y=range(30), split=splits)
     done = finetune(settings(data=data, targets=("y",), split="column", split_column="split", seeds=1))
     repeated, shared = done.notes
-    assert "30 rows are of 29 distinct molecules" in repeated
+    assert "30 rows have 29 distinct molecules" in repeated
     assert shared.startswith(
         "of 5 test rows, 1 (20.0 %) have a molecule that is also in training or validation (such as C"
     )

@@ -146,7 +146,9 @@ def test_seeds_can_be_added_to_a_finished_fine_tuning(finished, tmp_path, monkey
 def test_other_settings_in_the_same_folder_are_refused_and_named(finished, change, named):
     config, _ = finished
     before = {path: path.read_bytes() for path in config.output.rglob("*") if path.is_file()}
-    expected = f"holds a fine-tuning of other settings (before → now):\n  {named}\nChoose another --output or remove it"
+    expected = (
+        f"holds a fine-tuning with other settings (before → now):\n  {named}\nChoose another --output or remove it"
+    )
     with pytest.raises(ConfigError, match=re.escape(expected)):
         finetune(dataclasses.replace(config, **change))
     assert before == {path: path.read_bytes() for path in config.output.rglob("*") if path.is_file()}
@@ -159,13 +161,13 @@ def test_data_or_weights_that_changed_under_their_name_are_refused(place, settin
     config = settings(data=data, pretrained=str(place / "changing"), seeds=1)
     finetune(config)
     data.write_text(data.read_text().replace("CCO,2", "CCO,3"))
-    with pytest.raises(ConfigError, match="begun with another content of data; choose another --output"):
+    with pytest.raises(ConfigError, match="started with other content of data; choose another --output"):
         finetune(config)
     shutil.copy(place / "set.csv", data)
     shutil.rmtree(place / "changing")
     torch.manual_seed(8)
     save_pretrained(HeadedModel(TINY, DENOISE_HEADS), place / "changing")
-    with pytest.raises(ConfigError, match="begun with another content of pretrained"):
+    with pytest.raises(ConfigError, match="started with other content of pretrained"):
         finetune(config)
 
 
@@ -219,7 +221,7 @@ def test_a_folder_in_which_no_seed_was_finished_takes_other_settings(settings, t
 def test_a_folder_with_something_else_is_left_alone(settings, tmp_path):
     (tmp_path / "ft").mkdir()
     (tmp_path / "ft" / "thesis.tex").write_text("years of work")
-    with pytest.raises(ConfigError, match="holds something else already; choose another --output"):
+    with pytest.raises(ConfigError, match="already holds something else; choose another --output"):
         finetune(settings())
     assert [path.name for path in (tmp_path / "ft").iterdir()] == ["thesis.tex"]
 
@@ -227,7 +229,7 @@ def test_a_folder_with_something_else_is_left_alone(settings, tmp_path):
 def test_the_settings_of_another_program_are_not_written_over(settings, tmp_path):
     (tmp_path / "ft").mkdir()
     (tmp_path / "ft" / "config.yaml").write_text("size: 84M\n")  # as a pretraining run has them
-    with pytest.raises(ConfigError, match="holds something else already; choose another --output"):
+    with pytest.raises(ConfigError, match="already holds something else; choose another --output"):
         finetune(settings())
     assert (tmp_path / "ft" / "config.yaml").read_text() == "size: 84M\n"
 

@@ -102,7 +102,7 @@ def test_a_store_is_split_by_a_table_of_its_ids(made, tmp_path):
     _, parts = made(**changes)
     assert [parts[text] for text in MOLECULES[:26]] == ["train"] * 20 + ["valid"] * 3 + ["test"] * 3
     (tmp_path / "s.csv").write_text((tmp_path / "s.csv").read_text().replace("val", "train", 1))
-    with pytest.raises(ConfigError, match="another content of split_file"):
+    with pytest.raises(ConfigError, match="other content of split_file"):
         made(**changes)
 
 

@@ -207,7 +207,7 @@ def test_report_and_model_say_how_many_conformers(finished, settings):
         f"mean of the test rows and seeds: {np.mean(spread):.3g} atoms\n"
     ) in report
     finetune(settings("fewer", conformers=5))
-    note = "30 of 30 molecules have fewer than the 5 conformers that were asked for; the mean is 2.3"
+    note = "30 of 30 molecules have fewer than the 5 requested conformers; the mean is 2.3"
     assert note in (settings().output / "report.md").read_text()
 
 

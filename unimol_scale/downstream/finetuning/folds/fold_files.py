@@ -1,4 +1,4 @@
-"""Files about the rows of a split: which part each row is in, and the out-of-fold predictions of a cross-validation.
+"""Writes and reads files about the rows of a split: the part of each row, and out-of-fold predictions.
 
 Shapes: M rows of the data, T tested rows, one for each repeat and seed, R distinct tested rows, L targets, W outputs.
 """
@@ -26,16 +26,16 @@ OUT_OF_FOLD_NAME = "out_of_fold.parquet"
 
 
 def write_splits(folder: Path, smiles: Sequence[str], splits: Sequence[tuple[Fold | None, DataSplit]]) -> None:
-    """Write which part every used row is in, for other tools: ``splits.parquet``.
+    """Write the part of every used row to ``splits.parquet``, for other tools.
 
     Columns: ``row`` of the data (int64, from 1, without the header), ``smiles`` (canonical, as the model sees it),
-    ``repeat`` and ``fold`` (int64, from 1; 1 and 1 for a single split) and ``part`` (train, valid, test, or
+    ``repeat`` and ``fold`` (int64, from 1; both 1 for a single split) and ``part`` (train, valid, test, or
     calibration). There is one line for each row of each fold of each repeat.
 
     Args:
-        folder: of the results.
-        smiles: [M] canonical.
-        splits: each fold, or None, with its rows.
+        folder: folder of the results.
+        smiles: [M] canonical SMILES.
+        splits: (fold, its split), for each fold; the fold is None for a single split.
     """
     tables = []
     for fold, split in splits:
@@ -56,14 +56,14 @@ def write_splits(folder: Path, smiles: Sequence[str], splits: Sequence[tuple[Fol
 
 
 def write_out_of_fold(folder: Path, seeds: Sequence[SeedResult]) -> None:
-    """Collect the predictions of every test row by the models that were not trained on it: ``out_of_fold.parquet``.
+    """Write the predictions for every row by models that were not trained on it to ``out_of_fold.parquet``.
 
-    Columns: ``row``, ``smiles``, ``repeat``, ``fold``, ``seed`` (int64, of the model), and those of the targets as
-    ``write_predictions`` has them. There is one line for each labelled row, repeat and seed.
+    Columns: ``row``, ``smiles``, ``repeat``, ``fold``, ``seed`` (of the model, int64), and the columns of the targets
+    as in ``write_predictions``. There is one line for each labelled row, repeat and seed.
 
     Args:
-        folder: of the results, with the predictions of every seed.
-        seeds: of all folds.
+        folder: folder of the results, with the predictions of every seed.
+        seeds: seeds of all folds.
     """
     tables = []
     for seed in seeds:
@@ -83,14 +83,15 @@ class OutOfFold:
     """Out-of-fold predictions.
 
     Attributes:
-        outputs: what is predicted of a molecule.
-        row_T: int64, row of the data, from 1.
-        smiles_T: canonical.
-        repeat_T: int64, from 1.
-        fold_T: int64, from 1.
-        seed_T: int64, of the model.
-        labels_TL: NaN where missing.
-        prediction_TL: in the units of the labels, or probabilities of class 1, or of each class (``Outputs``).
+        outputs: the outputs of the models.
+        row_T: row of the data, from 1, int64.
+        smiles_T: canonical SMILES.
+        repeat_T: repeat, from 1, int64.
+        fold_T: fold, from 1, int64.
+        seed_T: seed of the model, int64.
+        labels_TL: labels, NaN for missing ones.
+        prediction_TL: predictions in the units of the labels, or probabilities of class 1 or of each class
+            (``Outputs``).
     """
 
     outputs: Outputs
@@ -103,9 +104,9 @@ class OutOfFold:
     prediction_TL: Float64
 
     def by_repeat(self) -> tuple[Float64, list[Float64]]:
-        """Return the labels [R, L] of the tested rows, ascending, and the predictions [R, W] of each repeat.
+        """Return the labels [R, L] of the tested rows in ascending order, and the predictions [R, W] of each repeat.
 
-        Several seeds of a fold are averaged.
+        The seeds of a fold are averaged.
         """
         row_R, place_T = np.unique(self.row_T, return_inverse=True)
         labels_RL = np.full((len(row_R), len(self.outputs.targets)), np.nan)
@@ -120,7 +121,7 @@ class OutOfFold:
 
 
 def read_out_of_fold(folder: Path, outputs: Outputs) -> OutOfFold:
-    """Read what ``write_out_of_fold`` wrote.
+    """Read the file that ``write_out_of_fold`` wrote.
 
     Raises:
         SourceError: the file is missing or damaged.
@@ -146,25 +147,25 @@ def read_out_of_fold(folder: Path, outputs: Outputs) -> OutOfFold:
 
 
 def out_of_fold_columns(folder: Path, outputs: Outputs, split: str | None) -> dict[str, npt.NDArray[Any]]:
-    """Return the tested rows with labels and out-of-fold predictions: means over repeats, and their spread.
+    """Return the tested rows with labels and out-of-fold predictions, averaged over repeats, and their spread.
 
     Args:
-        folder: of the results.
-        outputs: what is predicted of a molecule.
-        split: "test" or None, which is the same here.
+        folder: folder of the results.
+        outputs: the outputs of the models.
+        split: "test" or None, which are equivalent here.
 
     Returns:
         Columns [R]: "row" (int64, from 1), "smiles", "split" (all "test"), and those of ``prediction_columns``, where
-        "seed_std" is over repeats.
+        "seed_std" is the spread over repeats.
 
     Raises:
-        ConfigError: the rows of another part are asked for.
+        ConfigError: the rows of another part were requested.
         SourceError: the file is missing or damaged.
     """
     if split not in ("test", None):
         raise ConfigError(
-            f"split={split!r}: every row of a cross-validation is in all parts in turn; ask for those of the test, or "
-            f"see predictions-seed-N.parquet in {folder}, which has all rows of each model"
+            f"split={split!r}: in a cross-validation every row is in each part in turn; request split='test', or read "
+            f"predictions-seed-N.parquet in {folder}, which has all rows of each model"
         )
     found = read_out_of_fold(folder, outputs)
     labels_RL, predictions = found.by_repeat()
@@ -180,11 +181,12 @@ def out_of_fold_columns(folder: Path, outputs: Outputs, split: str | None) -> di
 def prediction_columns(
     outputs: Outputs, labels_RL: Float64, value_SRW: Float64, conformer_std_RW: Float64 | None = None
 ) -> dict[str, npt.NDArray[Any]]:
-    """Return labels and predictions as columns of float64, or of names, None where missing.
+    """Return labels and predictions as columns of float64, or of class names (None for missing ones).
 
     For each target there are its label, "predicted TARGET" (mean over seeds) and "TARGET seed_std" (sample standard
-    deviation, NaN of one). Of classes with names "predicted TARGET" is the name of one, and "predicted TARGET p(CLASS)"
-    and "TARGET p(CLASS) seed_std" are of its probability. ``conformer_std_RW`` adds "… conformer_std".
+    deviation, NaN for a single seed). For named classes "predicted TARGET" is a class name, and "predicted TARGET
+    p(CLASS)" and "TARGET p(CLASS) seed_std" are its probability and spread. ``conformer_std_RW`` adds "…
+    conformer_std".
     """
     mean_RW = value_SRW.mean(axis=0)
     spread_RW = value_SRW.std(axis=0, ddof=1) if len(value_SRW) > 1 else np.full(mean_RW.shape, np.nan)

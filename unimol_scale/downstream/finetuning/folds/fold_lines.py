@@ -1,4 +1,4 @@
-"""The lines of a report about a cross-validation: what was tested, how good it is, and a table of the folds."""
+"""Writes the lines of a report about a cross-validation: what was tested, the scores, and a table of the folds."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from unimol_scale.downstream.finetuning.folds.fold_files import OUT_OF_FOLD_NAME
 from unimol_scale.downstream.finetuning.results import FinetuneResult
 
 _GROUPS = {
-    "scaffold-kfold": "molecules of the same scaffold are in the same fold; those without rings are dealt one by one",
+    "scaffold-kfold": "molecules of the same scaffold are in the same fold; those without rings are placed one by one",
     "cluster-kfold": "similar molecules (Butina clusters of Morgan fingerprints) are in the same fold",
     "random-kfold": "rows of the same molecule are in the same fold",
     "column-kfold": "the folds are those of the split column",
@@ -16,7 +16,7 @@ _GROUPS = {
 
 
 def describe_split(outcome: FinetuneResult, config: FinetuneConfig) -> str:
-    """Return what was trained and tested on what."""
+    """Return a description of the split: which rows were trained on and tested."""
     sizes = {
         name: _span([seed.split_sizes[name] for seed in outcome.seeds if seed.split_sizes])
         for name in ("train", "valid", "test")
@@ -31,7 +31,7 @@ def describe_split(outcome: FinetuneResult, config: FinetuneConfig) -> str:
 
 
 def describe_score(outcome: FinetuneResult) -> str:
-    """Return the mean score with its interval, and how much folds differ."""
+    """Return the mean score with its interval, and the range over folds."""
     interval = outcome.interval
     assert interval is not None, "a cross-validation"
     unit = f" {outcome.unit}" if outcome.unit else ""
@@ -39,12 +39,12 @@ def describe_score(outcome: FinetuneResult) -> str:
     return (
         f"{outcome.metric} of the test rows: **{outcome.mean:.4g}**{unit}, mean of {len(scores)} folds, with a 95 % "
         f"interval of {interval.low:.4g} to {interval.high:.4g} (corrected for the training rows that folds share: "
-        f"Nadeau and Bengio 2003); single folds have {min(scores):.4g} to {max(scores):.4g}"
+        f"Nadeau and Bengio 2003); single folds range from {min(scores):.4g} to {max(scores):.4g}"
     )
 
 
 def fold_table(outcome: FinetuneResult) -> list[str]:
-    """Return a table of every model."""
+    """Return a Markdown table with one row per model."""
     metric = outcome.metric if outcome.has_mean else f"{outcome.metric} (in standard deviations of the training labels)"
     rows = []
     for seed in outcome.seeds:

@@ -1,1 +1,1 @@
-"""The model of a fine-tuning: backbone, head, training, and its files."""
+"""The model of a fine-tuning: backbone, head, training and files."""

@@ -15,9 +15,9 @@ class ConformerStatistics:
     """Predictions over the conformers of each row.
 
     Attributes:
-        mean_RL: fp64, mean over conformers; of a row with one conformer, the prediction for it.
-        std_RL: fp64, sample standard deviation over conformers; NaN of a row with one.
-        vector_RD: fp32, mean over conformers of the vectors that predictions were made from; None: not asked for.
+        mean_RL: mean prediction over conformers, float64.
+        std_RL: sample standard deviation over conformers, float64; NaN for a row with a single conformer.
+        vector_RD: mean over conformers of the molecules' vectors, float32; None if they were not requested.
     """
 
     mean_RL: Float64
@@ -26,17 +26,17 @@ class ConformerStatistics:
 
     @staticmethod
     def of(row_C: Int64, value_CL: Float64, vector_CD: Float32 | None = None) -> "ConformerStatistics":
-        """Return the statistics of predictions, which may come in any order.
+        """Return the statistics of predictions, which may be in any order.
 
         Args:
-            row_C: int64, row that each prediction is of; all from 0 to R - 1 occur.
-            value_CL: fp64, finite.
-            vector_CD: fp32, that they were made from; None: not asked for.
+            row_C: row of each prediction, int64; every row from 0 to R - 1 must occur.
+            value_CL: the predictions, float64, finite.
+            vector_CD: the vectors from which they were made, float32; None if they were not requested.
         """
         count_R = np.bincount(row_C)
         assert count_R.min() > 0, "every row has a conformer"
         R, L = len(count_R), value_CL.shape[1]
-        if len(row_C) == R:  # the same bits as without any sum
+        if len(row_C) == R:  # one conformer per row: avoids rounding in sums
             mean_RL: Float64 = np.empty_like(value_CL)
             mean_RL[row_C] = value_CL
             vector_RD = None if vector_CD is None else vector_CD[np.argsort(row_C)]

@@ -1,4 +1,4 @@
-"""The epochs of a training so far: which one is the best, and whether it is time to stop."""
+"""The history of a training: its epochs, the best one, and whether to stop."""
 
 from dataclasses import dataclass, field
 
@@ -11,11 +11,11 @@ class Epoch:
 
     Attributes:
         epoch: its number, from 1.
-        loss: mean training loss of its steps, of the labels alone, with their weights.
-        score: metric of the validation rows; for several targets of a regression, of the scaled labels
+        loss: weighted loss of the labels, averaged over the training steps of the epoch.
+        score: metric of the validation rows; for a regression with several targets, computed on scaled labels
             (``Scaling.comparable``).
         best: number of the best epoch so far.
-        noise_loss: mean loss of predicting the noise, before weighting (``NoisyNodes``); None: it is not predicted.
+        noise_loss: mean unweighted loss of predicting the noise (``NoisyNodes``); None if it is not predicted.
     """
 
     epoch: int
@@ -30,9 +30,9 @@ class EpochHistory:
     """Epochs, and the rules by which the best one is kept.
 
     Attributes:
-        metric: of the validation rows.
-        patience: epochs without a better score after which training stops.
-        epochs: in order.
+        metric: metric of the validation rows.
+        patience: number of epochs without a better score after which training stops.
+        epochs: the epochs so far, in order.
     """
 
     metric: Metric
@@ -45,7 +45,7 @@ class EpochHistory:
         return self.epochs[self.epochs[-1].best - 1].score
 
     def add(self, loss: float, score: float, noise_loss: float | None = None) -> Epoch:
-        """Append the results of the next epoch, and return them; its ``best`` is its own number if it is the best."""
+        """Append and return the results of the next epoch; its ``best`` is its own number if it is the best so far."""
         number = len(self.epochs) + 1
         better = not self.epochs or self.metric.is_better(score, self.best_score)
         best = number if better else self.epochs[-1].best
@@ -54,5 +54,5 @@ class EpochHistory:
 
     @property
     def should_stop(self) -> bool:
-        """Whether the last epochs brought nothing."""
+        """Whether ``patience`` epochs have passed since the best one."""
         return self.epochs[-1].epoch - self.epochs[-1].best >= self.patience

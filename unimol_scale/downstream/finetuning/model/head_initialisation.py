@@ -1,10 +1,11 @@
-"""Initialises the head of a property model such that it predicts the mean of the training labels.
+"""Initialises the head of a property model so that it predicts the mean of the training labels.
 
-Pooled vectors have a large offset that all molecules share, and differ little otherwise. A random head turns the offset
-into large outputs: with three seeds, the first losses were 6.2, 1.7 and 2.0 on standardised labels [measured]. So the
-norm of the head is set such that every channel has mean 0 and standard deviation 1 over the training molecules. The
-last layer is set to zero, with the mean of the labels as its bias. With only the last layer set to zero, models learnt
-more slowly [measured]. The layers of the head are the same as before, so that older saved models can be loaded.
+Pooled vectors have a large offset that all molecules share, and otherwise differ little. A random head turns the offset
+into large outputs: with three seeds, the first losses were 6.2, 1.7 and 2.0 on standardised labels [measured].
+Therefore the LayerNorm of the head is set so that every channel has mean 0 and standard deviation 1 over the training
+molecules, and the last layer is set to zero, with the mean of the labels as its bias. With only the last layer set to
+zero, models learnt more slowly [measured]. The layers of the head are unchanged, so that older saved models can be
+loaded.
 
 Shapes: R rows, B in a micro-batch, W outputs, D atom channels.
 """
@@ -18,8 +19,8 @@ from unimol_scale.downstream.embedding.pooling import pool
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.store.schema import Float64
 
-ROWS = 1024  # training rows that are used
-# Smallest standard deviation that a channel is divided by: channels that hardly vary are not amplified.
+ROWS = 1024  # number of training rows used
+# Smallest standard deviation by which a channel is divided, so that channels that hardly vary are not amplified.
 LEAST_SHARE, LEAST_SPREAD = 0.1, 1e-3
 
 
@@ -32,18 +33,18 @@ def initialise_head(
     max_pairs: int | None,
     device: torch.device,
 ) -> None:
-    """Make a model predict the mean of the training labels, or for a classifier the shares of the classes.
+    """Make a model predict the mean of the training labels, or the frequencies of the classes.
 
     Args:
-        model: on the device; its head is changed in place.
+        model: the model, on the device; its head is changed in place.
         train: training rows.
         make_sample: turns rows into samples.
-        base_W: the outputs that stand for it (``Scaling.base_outputs``).
-        max_pairs: most padded pairs of one micro-batch; None: what suits the device.
-        device: to compute on.
+        base_W: the outputs that encode this prediction (``Scaling.base_outputs``).
+        max_pairs: largest number of padded pairs in a micro-batch; None: a number that suits the device.
+        device: device that computes.
 
     Raises:
-        ConfigError: ``max_pairs`` does not hold the largest molecule.
+        ConfigError: ``max_pairs`` is too small for the largest molecule.
     """
     model.eval()
     parts: list[Tensor] = []
@@ -61,9 +62,9 @@ def standardise_head(model: PropertyModel, normed_RD: Tensor, base_W: Float64) -
     """Make a model predict the mean of the training labels; see ``initialise_head``.
 
     Args:
-        model: its head is changed in place.
-        normed_RD: what ``model.vectors`` says of training rows.
-        base_W: the outputs that stand for that mean.
+        model: the model; its head is changed in place.
+        normed_RD: return value of ``model.vectors`` for training rows.
+        base_W: the outputs that encode the mean of the labels.
     """
     spread_D = normed_RD.std(0, correction=0)
     spread_D = torch.maximum(spread_D, LEAST_SHARE * spread_D.square().mean().sqrt()).clamp(min=LEAST_SPREAD)

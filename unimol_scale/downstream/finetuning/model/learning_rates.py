@@ -1,4 +1,4 @@
-"""The learning rate of every step, and of every layer."""
+"""Computes the learning rate of every step and of every layer."""
 
 import math
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ from unimol_scale.downstream.config import FinetuneTrainConfig
 
 
 def rate_factor(step: int, total: int, config: FinetuneTrainConfig) -> float:
-    """Return the learning rate of a step over its peak: linear up during the warm-up, then as ``schedule`` says.
+    """Return the learning rate of a step divided by the peak: a linear warm-up, followed by the ``schedule``.
 
     Args:
-        step: from 0.
-        total: number of all steps; the rate would be ``end_learning_rate`` at step ``total``.
-        config: warm-up, schedule and its end.
+        step: number of the step, from 0.
+        total: total number of steps; the rate would reach ``end_learning_rate`` at step ``total``.
+        config: settings with the warm-up, the schedule and its end.
     """
     rising = max(1, math.ceil(config.warm_up * total))
     if step < rising:
@@ -28,14 +28,14 @@ def rate_factor(step: int, total: int, config: FinetuneTrainConfig) -> float:
 def parameter_groups(
     named: Mapping[str, nn.Parameter], layers: int, config: FinetuneTrainConfig
 ) -> list[dict[str, object]]:
-    """Return the optimizer's groups: the learning rate falls by ``layer_decay`` from a layer to the one below.
+    """Return the optimizer's parameter groups; each layer's rate is ``layer_decay`` times that of the layer above.
 
-    The head and the last layer have the full rate, the encodings the lowest; only matrices decay.
+    The head and the last layer have the full rate, the encodings the lowest. Weight decay applies only to matrices.
 
     Args:
-        named: parameters by their names in the model.
-        layers: of the backbone.
-        config: rates and decays.
+        named: name in the model → parameter.
+        layers: number of layers of the backbone.
+        config: settings with learning rate and decays.
     """
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in named.items():

@@ -1,7 +1,7 @@
-"""From the outputs of a model to losses of labels, and to values in their units or probabilities of classes.
+"""Turns the outputs of a model into losses, and into values in the units of the labels or class probabilities.
 
-Shapes: R rows, B in a micro-batch, L targets, K classes, T thresholds between ordered ones, W outputs: L, or K
-of a task with several classes.
+Shapes: R rows, B in a micro-batch, L targets, K classes, T thresholds between ordered classes, W outputs: L, or K for a
+task with several classes.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,15 +19,15 @@ from unimol_scale.store.schema import Float64
 
 @dataclass(frozen=True, kw_only=True)
 class Scaling:
-    """Scales regression labels to mean 0 and standard deviation 1 and predictions back; gives probabilities of classes.
+    """Scales regression labels to mean 0 and standard deviation 1, and predictions back; computes class probabilities.
 
     Attributes:
-        task: of the model.
-        mean_L: of the training labels, as learnt; 0 for classifiers.
-        std_L: their standard deviation; 1 for classifiers.
-        num_classes: K, of a task with a probability for each class of its only target; else 0.
-        transforms: [L] of the labels, before they are scaled; empty: none has any.
-        spread_L: standard deviation of the training labels, in their units; empty in a model that is not trained.
+        task: task of the model.
+        mean_L: mean of the transformed training labels; 0 for classifiers.
+        std_L: standard deviation of the transformed training labels; 1 for classifiers.
+        num_classes: number of classes K for a task with a probability per class of a single target; otherwise 0.
+        transforms: [L] transforms of the labels before scaling; empty if there are none.
+        spread_L: standard deviation of the training labels in their own units; empty for a loaded model.
     """
 
     task: Task
@@ -56,22 +56,22 @@ class Scaling:
         )
 
     def normalise(self, label_BL: Tensor) -> Tensor:
-        """Return labels, or their bounds, transformed and scaled for the loss, fp32; NaN stays NaN."""
+        """Return labels or bounds, transformed and scaled for the loss, float32; NaN stays NaN."""
         mean_L, std_L = label_BL.new_tensor(self.mean_L), label_BL.new_tensor(self.std_L)
         if self.transforms:
             label_BL = torch.from_numpy(transform_labels(label_BL.numpy(), self.transforms))
         return ((label_BL - mean_L) / std_L).float()
 
     def comparable(self, value_RL: Float64) -> Float64:
-        """Return labels or predictions scaled such that errors of several targets can be averaged.
+        """Return labels or predictions scaled so that errors of several targets can be averaged.
 
-        They are divided by the standard deviation of the training labels, so that the unit of a target does not decide
-        how much it counts. A single target, and classifiers, are not scaled.
+        They are divided by the standard deviation of the training labels, so that the weight of a target does not
+        depend on its unit. Single targets and classifiers are not scaled.
         """
         return value_RL / np.array(self.spread_L or self.std_L) if len(self.std_L) > 1 else value_RL
 
     def restore(self, out_BW: Tensor) -> Tensor:
-        """Return outputs of the model as values in the units of the labels, or as probabilities; fp64."""
+        """Return outputs of the model as values in the units of the labels, or as probabilities, float64."""
         out_BW = out_BW.double()
         if self.task == "regression":
             value_BL = out_BW * out_BW.new_tensor(self.std_L) + out_BW.new_tensor(self.mean_L)
@@ -81,16 +81,17 @@ class Scaling:
         return out_BW.softmax(1) if self.num_classes else out_BW.sigmoid()
 
     def base_outputs(self, labels_RL: Float64, weight_RL: Float64 | None = None) -> Float64:
-        """Return the outputs of the head that stand for the mean of the training labels, or the shares of the classes.
+        """Return the outputs of the head that encode the mean of the training labels, or the class frequencies.
 
-        float64 [W], of ordered classes [T].
-
-        Those of classes are finite, also where a class has no row: each class gets half a row more, or, of K classes,
-        1/K of one.
+        Outputs for classes are finite even if a class has no rows: half a row is added to each of two classes, or 1/K
+        of a row to each of K classes.
 
         Args:
-            labels_RL: of the training rows, NaN where missing.
-            weight_RL: that each label has in the loss; None: all have the same.
+            labels_RL: labels of the training rows, NaN for missing ones.
+            weight_RL: weights of the labels in the loss; None: equal weights.
+
+        Returns:
+            float64 [W]; for ordered classes [T].
         """
         known_RL = ~np.isnan(labels_RL)
         weight_RL = known_RL.astype(np.float64) if weight_RL is None else np.where(known_RL, weight_RL, 0.0)
@@ -120,11 +121,11 @@ class Scaling:
 
         Args:
             out_BW: outputs of the model.
-            label_BL: as the data has them, on the CPU, NaN where missing.
-            name: of a regression; classifiers take the cross-entropy.
-            weight_BL: what the loss of each label is multiplied by, on the CPU; None: nothing.
-            side_BL: 1 where the label is a bound that it lies above, -1 where below, 0 where it is a value, on the CPU;
-                None: all are values.
+            label_BL: untransformed labels on the CPU, NaN for missing ones.
+            name: loss of a regression; classifiers use the cross-entropy.
+            weight_BL: factors on the loss of each label, on the CPU; None: no factors.
+            side_BL: 1 if the measurement lies above the label, which is a bound, -1 if it lies below, 0 for values, on
+                the CPU; None: all labels are values.
         """
         if self.task == "ordinal":
             return rank_loss(out_BW, label_BL, weight_BL)
@@ -139,7 +140,7 @@ class Scaling:
 def masked_loss(out_BL: Tensor, wanted_BL: Tensor, name: LossName | None, weight_BL: Tensor | None = None) -> Tensor:
     """Return the sum of the losses of all labels that are present; binary cross-entropy if ``name`` is None.
 
-    Keep labels on the CPU: then no wait for the device of ``out_BL`` is needed to find out which are present.
+    Keep labels on the CPU: finding out which are present then does not have to wait for the device of ``out_BL``.
     """
     there_M = (~wanted_BL.isnan()).flatten().nonzero().squeeze(1)
     wanted = wanted_BL.flatten()[there_M].to(out_BL.device, non_blocking=True)
@@ -155,24 +156,24 @@ def masked_loss(out_BL: Tensor, wanted_BL: Tensor, name: LossName | None, weight
 
 
 def hold_to_bounds(out_BL: Tensor, bound_BL: Tensor, side_BL: Tensor) -> Tensor:
-    """Return the outputs, with the bound in place of one that is where a censored label may be: it has no loss.
+    """Return the outputs, replaced by the bound if they are on the allowed side of a censored label, so the loss is 0.
 
-    An output on the wrong side keeps its residual to the bound, whatever the loss. These are the bounded losses of
-    chemprop (Heid et al. 2024, doi:10.1021/acs.jcim.3c01250); of the squared error, the limit of Tobin's likelihood
-    (1958, doi:10.2307/1907382) for outputs that are far from the bound as measured by the noise.
+    An output on the wrong side keeps its residual to the bound. These are the bounded losses of chemprop (Heid et al.
+    2024, doi:10.1021/acs.jcim.3c01250). For the squared error this is the limit of Tobin's likelihood (1958,
+    doi:10.2307/1907382) for outputs whose distance from the bound is large compared with the noise.
 
     Args:
         out_BL: outputs of the model.
-        bound_BL: scaled labels; those of censored ones are bounds.
-        side_BL: 1 for labels above their bound, -1 for those below, 0 for values.
+        bound_BL: scaled labels; censored labels are bounds.
+        side_BL: 1 if the measurement lies above the bound, -1 if below, 0 for values.
     """
     bound_BL, side_BL = bound_BL.to(out_BL.device), side_BL.to(out_BL.device, out_BL.dtype)
-    satisfied_BL = side_BL * (out_BL - bound_BL) > 0.0  # NaN is not
+    satisfied_BL = side_BL * (out_BL - bound_BL) > 0.0  # False for NaN
     return torch.where(satisfied_BL, bound_BL, out_BL)
 
 
 def restore_labels(value_BL: Tensor, transforms: Sequence[Transform]) -> Tensor:
-    """Return what ``transform_labels`` was applied to."""
+    """Return the inverse of ``transform_labels``."""
     if not transforms:
         return value_BL
     functions: dict[Transform, Callable[[Tensor], Tensor]] = {
@@ -183,7 +184,7 @@ def restore_labels(value_BL: Tensor, transforms: Sequence[Transform]) -> Tensor:
 
 
 def rank_probabilities(out_BT: Tensor) -> Tensor:
-    """Return the probabilities [B, K] of ordered classes from the K − 1 logits of being above each threshold."""
+    """Return the probabilities [B, K] of ordered classes, given the K − 1 logits of being above each threshold."""
     above_BT = out_BT.sigmoid()
     ends = above_BT.new_ones(len(above_BT), 1), above_BT.new_zeros(len(above_BT), 1)
     above = torch.cat([ends[0], above_BT, ends[1]], dim=1)
@@ -193,12 +194,12 @@ def rank_probabilities(out_BT: Tensor) -> Tensor:
 def rank_loss(out_BT: Tensor, label_BL: Tensor, weight_BL: Tensor | None = None) -> Tensor:
     """Return the sum over rows of CORAL's loss (Cao, Mirjalili and Raschka 2020, arXiv 1901.07884, equation 4).
 
-    It is the sum over the K − 1 thresholds of the binary cross-entropies of "the class is above it".
+    It is the sum over the K − 1 thresholds of the binary cross-entropy of "the class is above the threshold".
 
     Args:
         out_BT: logits of being above each threshold.
-        label_BL: numbers of classes from 0, of the only target; NaN where missing; on the CPU, as in ``masked_loss``.
-        weight_BL: what each loss is multiplied by; None: nothing.
+        label_BL: class indices from 0 of the single target, NaN for missing ones; on the CPU, as in ``masked_loss``.
+        weight_BL: factors on the losses; None: no factors.
     """
     thresholds_T = torch.arange(out_BT.shape[1], dtype=label_BL.dtype)
     above_BT = torch.where(label_BL.isnan(), label_BL, (label_BL > thresholds_T).to(label_BL.dtype)).float()
@@ -210,8 +211,8 @@ def class_loss(out_BK: Tensor, label_BL: Tensor, weight_BL: Tensor | None = None
 
     Args:
         out_BK: logits of the classes.
-        label_BL: numbers of classes from 0, of the only target; NaN where missing; on the CPU, as in ``masked_loss``.
-        weight_BL: what each loss is multiplied by; None: nothing.
+        label_BL: class indices from 0 of the single target, NaN for missing ones; on the CPU, as in ``masked_loss``.
+        weight_BL: factors on the losses; None: no factors.
     """
     there_M = (~label_BL[:, 0].isnan()).nonzero().squeeze(1)
     wanted = label_BL[there_M, 0].long().to(out_BK.device, non_blocking=True)
@@ -223,5 +224,5 @@ def class_loss(out_BK: Tensor, label_BL: Tensor, weight_BL: Tensor | None = None
 
 
 def rows_of(value_RL: Float64 | None, row_B: Tensor) -> Tensor | None:
-    """Return what there is of some rows, [B, L]; None if there is nothing."""
+    """Return the values of some rows, [B, L]; None if ``value_RL`` is None."""
     return None if value_RL is None else torch.from_numpy(value_RL[row_B.numpy()])

@@ -1,4 +1,4 @@
-"""fp32 master weights of a model whose backbone computes in bf16, where small optimizer steps would be rounded away."""
+"""fp32 master weights of a model whose backbone computes in bf16, where small optimizer steps would be rounded off."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,20 +10,20 @@ from unimol_scale.downstream.config import Precision
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.engine.parallel.ranks import Ranks
 
-# Parts of the model that compute in the precision that is chosen. The head of the properties always computes in fp32:
-# it is small, and bf16 would round its logits.
+# Parts of the model that compute in the chosen precision. The property head always computes in fp32: it is small, and
+# bf16 would round its logits.
 _CAST = ("backbone.", "coordinate_head.")
 
 
 class MasterWeights:
-    """The weights that the optimizer changes. In fp32 these are the model's own parameters, and nothing is copied.
+    """The weights that the optimizer updates. In fp32 these are the model's own parameters, and nothing is copied.
 
-    Frozen parameters are not among them. In bf16 their fp32 values wait on the CPU.
+    Frozen parameters are not included. With bf16 their fp32 values are kept on the CPU.
 
     Args:
-        model: in fp32, on its device; in bf16 the parameters of its backbone, and of the coordinate head if it has one,
-            are cast in place. Buffers are not.
-        precision: of these parts.
+        model: the model in fp32, on its device. With bf16 the parameters of its backbone, and of the coordinate head if
+            it has one, are cast in place; buffers are not.
+        precision: precision of these parts.
     """
 
     def __init__(self, model: PropertyModel, precision: Precision) -> None:
@@ -43,7 +43,7 @@ class MasterWeights:
                 parameter.data = parameter.data.to(torch.bfloat16)
 
     def add_gradients(self) -> None:
-        """Add the model's gradients of a micro-batch to those of the master weights, and clear the model's."""
+        """Add the model's gradients of a micro-batch to those of the master weights, and clear the former."""
         for parameter, master in self._pairs:
             if parameter.grad is None:
                 continue
@@ -56,7 +56,7 @@ class MasterWeights:
     def add_up(self, ranks: Ranks) -> None:
         """Sum the gradients of the master weights over ranks, in one exchange.
 
-        Those that the loss does not depend on are the same ones everywhere, and stay None.
+        Gradients of weights that the loss does not depend on stay None; they are the same on all ranks.
         """
         learning = [(one, one.grad) for one in self.named.values() if one.grad is not None]
         total = ranks.add_up(torch.cat([gradient.flatten() for _, gradient in learning]))
@@ -75,7 +75,7 @@ class MasterWeights:
 
     @contextlib.contextmanager
     def replaced(self, values: dict[str, Tensor]) -> Iterator[None]:
-        """Let the model compute with other values inside, rounded to its precision, and with its own ones after it."""
+        """Make the model compute with other values in the block, rounded to its precision; restore its own after."""
         trained = {name: parameter for name, parameter in self._model.named_parameters() if name in self.named}
         own = {name: parameter.data for name, parameter in trained.items()}
         for name, parameter in trained.items():
@@ -87,7 +87,7 @@ class MasterWeights:
                 parameter.data = own[name]
 
     def restore_into_model(self, values: dict[str, Tensor]) -> None:
-        """Replace the parameters that are trained by a snapshot; the whole model is in fp32 after that."""
+        """Replace the trained parameters by a snapshot; afterwards the whole model is in fp32."""
         for name, parameter in self._model.named_parameters():
             if name in self.named:
                 parameter.data = values[name]

@@ -1,8 +1,8 @@
-"""Noisy nodes: while properties are learnt, input coordinates are noised and the noise is predicted, too.
+"""Noisy nodes: while properties are learnt, noise is added to the input coordinates and predicted as well.
 
-An auxiliary loss that keeps the atoms of deep models apart (Godwin et al., arXiv 2106.07971); with a model that was
-pretrained by denoising it keeps what was learnt (Zaidi et al., arXiv 2206.00133). The noise itself is drawn where
-samples are made (``downstream.data.batches``). Shapes: B molecules, A atoms (padded).
+This auxiliary loss prevents oversmoothing in deep models (Godwin et al., arXiv 2106.07971); for a model pretrained by
+denoising it preserves what was learnt (Zaidi et al., arXiv 2206.00133). The noise is drawn where samples are made
+(``downstream.data.batches``). Shapes: B molecules, A atoms (padded).
 """
 
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ from unimol_scale.model.presets import ModelConfig
 from unimol_scale.objectives.denoise import noise_loss
 
 NOISE_NEEDS_3D = (
-    "train.noise_std is noise on coordinates, and the model of this fine-tuning sees none (inputs 2d): leave it out, "
-    "or take inputs 3d or 2d+3d and a model that sees distances"
+    "train.noise_std is noise on coordinates, but the model of this fine-tuning sees none (inputs 2d): leave it out, "
+    "or use inputs 3d or 2d+3d and a model that sees distances"
 )
 
 
@@ -30,8 +30,8 @@ class NoisyNodes:
     """The loss of predicting the noise.
 
     Attributes:
-        std: of the noise, Å.
-        weight: of this loss beside that of the labels.
+        std: standard deviation of the noise, Å.
+        weight: weight of this loss relative to that of the labels.
     """
 
     std: float
@@ -39,19 +39,19 @@ class NoisyNodes:
 
     @staticmethod
     def of(config: FinetuneTrainConfig) -> "NoisyNodes | None":
-        """Return what the settings ask for; None: no noise is predicted."""
+        """Return the loss that the settings request; None if no noise is predicted."""
         return NoisyNodes(std=config.noise_std, weight=config.noise_weight) if config.predicts_noise else None
 
     def loss(
         self, head: CoordinateHead, representation: Representation, shown: ModelInput, sample: LabelledSample
     ) -> Tensor:
-        """Return the sum over molecules of ``noise_loss``, fp32, before weighting: 1 a molecule for no prediction.
+        """Return the sum over molecules of the unweighted ``noise_loss``, fp32; predicting zero noise scores 1 each.
 
         Args:
-            head: predicts where the atoms were before the noise.
-            representation: of the noised molecules.
-            shown: what the backbone saw, on the device.
-            sample: has the coordinates without noise.
+            head: predicts the coordinates before the noise.
+            representation: representation of the noised molecules.
+            shown: input of the backbone, on the device.
+            sample: sample with the coordinates without noise.
         """
         assert sample.clean_BA3 is not None, "the sample was made without noise"
         predicted_BA3 = head(representation, shown.coordinates_BA3)
@@ -60,12 +60,12 @@ class NoisyNodes:
 
 
 def coordinate_head(config: ModelConfig, pretrained: CoordinateHead | None, seed: int) -> CoordinateHead:
-    """Return a head that predicts coordinates: a copy of the pretrained one, or if there is none a new one.
+    """Return a head that predicts coordinates: a copy of the pretrained one if there is one, otherwise a new one.
 
     Args:
-        config: of the backbone, dropouts of this training included.
-        pretrained: of the same dimensions.
-        seed: of the initialisation; torch's random state stays as it is.
+        config: configuration of the backbone, including the dropouts of this training.
+        pretrained: pretrained head of the same dimensions, or None.
+        seed: seed of the initialisation; torch's random state is not changed.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -17,15 +17,15 @@ from unimol_scale.model.presets import ModelConfig
 
 
 class ThresholdLinear(nn.Module):
-    """Logits of being above each of T thresholds: one linear map for all, and a bias for each, sorted in falling order.
+    """Logits of being above each of T thresholds: a linear map shared by all, and a bias for each in descending order.
 
-    CORAL's last layer (Cao et al. 2020, arXiv 1901.07884): since the thresholds share their weights, the logits of a
-    molecule fall as the biases do, and no class has a negative probability. The paper shows that the best biases are in
-    this order; they are sorted here, so that all are.
+    This is CORAL's last layer (Cao et al. 2020, arXiv 1901.07884). Because the thresholds share their weights, the
+    logits of a molecule are ordered like the biases, and no class has a negative probability. The paper shows that the
+    optimal biases are in descending order; here they are sorted, so they always are.
 
     Args:
-        width: of the input.
-        num_thresholds: T.
+        width: number of input channels.
+        num_thresholds: number of thresholds T.
     """
 
     def __init__(self, width: int, num_thresholds: int) -> None:
@@ -42,21 +42,21 @@ class PropertyModel(nn.Module):
     """Backbone, pooling, LayerNorm, and one of three heads.
 
     ``mlp``: Linear, GELU, dropout, Linear. ``linear``: dropout, Linear (D&D, arXiv 2309.04062). ``dense-tanh``:
-    dropout, Linear, tanh, dropout, Linear (the public code of Uni-Mol2, arXiv 2406.14969). All begin with a LayerNorm:
-    the backbone ends in none, and its pooled vectors have a large offset that all molecules share. A linear head would
-    have to learn to cancel it, and a tanh would be saturated by it. The norm is also where ``head_initialisation``
-    standardises the channels.
+    dropout, Linear, tanh, dropout, Linear (the public code of Uni-Mol2, arXiv 2406.14969). All heads start with a
+    LayerNorm, because the backbone does not end with one and its pooled vectors have a large offset that all molecules
+    share. A linear head would have to learn to cancel the offset, and a tanh would be saturated by it.
+    ``head_initialisation`` uses the LayerNorm to standardise the channels.
 
     Args:
-        config: of the backbone.
-        num_outputs: W.
-        pooling: how atoms become one vector of the molecule.
-        dropout: in the head.
-        head: its kind.
-        ordered: the outputs are thresholds of ordered classes (``ThresholdLinear``).
+        config: configuration of the backbone.
+        num_outputs: number of outputs W.
+        pooling: how atoms become the vector of a molecule.
+        dropout: dropout in the head.
+        head: kind of the head.
+        ordered: whether the outputs are thresholds of ordered classes (``ThresholdLinear``).
 
     Attributes:
-        coordinate_head: predicts the noise on coordinates in training; None: there is none. It is not saved.
+        coordinate_head: predicts the noise on coordinates in training; None if there is none. It is not saved.
     """
 
     coordinate_head: CoordinateHead | None
@@ -84,38 +84,38 @@ class PropertyModel(nn.Module):
 
     @property
     def trained_parameters(self) -> list[nn.Parameter]:
-        """Those that are not frozen, in a fixed order."""
+        """The parameters that are not frozen, in a fixed order."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def forward(self, molecules: ModelInput) -> Tensor:
-        """Return [B, W], fp32: normalised values of a regression, logits of a classifier."""
+        """Return the outputs, float32 [B, W]: scaled values of a regression, or logits of a classifier."""
         return self.properties(self.backbone(molecules))
 
     def properties(self, representation: Representation, generator: torch.Generator | None = None) -> Tensor:
-        """Return what ``forward`` does, for molecules that the backbone has seen.
+        """Return the same as ``forward``, given the representation of the molecules.
 
         Args:
-            representation: of the backbone.
-            generator: dropout of the head draws from it; None: from torch's own.
+            representation: output of the backbone.
+            generator: generator for the head's dropout; None: torch's own.
         """
         return self.from_vectors(self.vectors(representation), generator)
 
     def vectors(self, representation: Representation) -> Tensor:
-        """Return one vector of every molecule, [B, D], whose channels have about the same scale."""
+        """Return one vector per molecule, [B, D], whose channels have similar scales."""
         vector_BD: Tensor = self.norm(pool(representation, self.pooling))
         return vector_BD
 
     def from_vectors(
         self, hidden_BD: Tensor, generator: torch.Generator | None = None, *, thinned: bool = False
     ) -> Tensor:
-        """Return what ``forward`` does, [B, W], from the vectors of molecules; see ``properties``.
+        """Return the same as ``forward``, [B, W], given the vectors of molecules.
 
         Args:
             hidden_BD: vectors of molecules.
-            generator: dropout of the head draws from it; None: from torch's own.
-            thinned: drop channels of the head in evaluation, too, the same for all molecules, so that the result does
-                not depend on how these are batched. A draw is one of the models that dropout has trained (Gal and
-                Ghahramani 2016, arXiv 1506.02142).
+            generator: generator for the head's dropout; None: torch's own.
+            thinned: drop channels of the head in evaluation too, the same ones for all molecules, so that the result
+                does not depend on batching. Each draw is one of the models that dropout trains (Gal and Ghahramani
+                2016, arXiv 1506.02142).
         """
         if self.head == "mlp":
             hidden_BD = self._drop(F.gelu(self.dense(hidden_BD)), generator, thinned)

@@ -1,4 +1,4 @@
-"""Saves and loads fine-tuned models: ``finetuned.json`` and the tensors of one model for each seed.
+"""Saves and loads fine-tuned models: ``finetuned.json``, and the tensors of one model per seed or fold.
 
 ``finetuned.json`` is written last: a folder without it is not a fine-tuned model. Nothing here runs code from a file,
 and the hash of every file is checked.
@@ -36,14 +36,14 @@ class Member:
 
     Attributes:
         file: name of the file with its tensors.
-        sha256: of the file's bytes, hexadecimal.
-        mean_L: added to the outputs of a regression after they were multiplied by ``std_L``.
+        sha256: hexadecimal SHA-256 of that file.
+        mean_L: added to the outputs of a regression after multiplication by ``std_L``.
         std_L: standard deviations of the training labels.
-        references: as ``FinetunedConfig.references``, of the model of a fold, which are fitted to its training rows;
-            empty, and in models older than this key: those of the whole.
-        pooling: of the model of a fold, whose settings may have been searched by itself; None, and in models older than
-            this key: that of the whole.
-        dropout: of the head in training; 0 in models older than this key, of which it is not known.
+        references: for the model of a fold: its own ``FinetunedConfig.references``, fitted to its training rows; empty,
+            or in models older than this key: those of ``FinetunedConfig``.
+        pooling: for the model of a fold, whose settings may have been searched separately: its own pooling; None, or in
+            models older than this key: that of ``FinetunedConfig``.
+        dropout: dropout of the head in training; 0 in models older than this key, for which it is not known.
     """
 
     file: str
@@ -60,33 +60,32 @@ class FinetunedConfig:
     """Content of ``finetuned.json``.
 
     Attributes:
-        format_version: of the folder's layout.
+        format_version: version of the folder's layout.
         model: dimensions of the backbone.
-        pooling: how atoms become one vector of the molecule.
-        inputs: what the model sees.
-        task: what it predicts.
-        targets: [L] names.
-        units: target → unit, where one is known.
-        metric: name of that which chose the best epoch; predicting does not need it.
+        pooling: how atoms become the vector of a molecule.
+        inputs: inputs of the model.
+        task: kind of the labels.
+        targets: [L] names of the targets.
+        units: target → unit, if one is known.
+        metric: name of the metric that chose the best epoch; prediction does not need it.
         max_atoms: molecules with more heavy atoms were refused; None: the default limit.
-        members: one for each seed, and for each fold of a cross-validation.
-        fragments: what was done with rows of several fragments; models older than this key took the largest.
-        view: how molecules are shown to the model; None, and in models older than this key: in the standard way.
-        pretrained_inputs: the inputs that pretraining has shown to it; None: that is not known, or there was none.
-        masks: pretraining has hidden atoms from the model, as ``explain`` does; None: the model is older than this key.
-        references: target → element → energy, in the target's unit, that is added to the outputs for each atom; a
-            target that is not there, and a model older than this key, has none. Those of a cross-validation are with
-            its members.
-        hydrogens: the model sees hydrogens as atoms; models older than this key do not.
-        conformers: of each molecule, over which predictions are averaged; models older than this key had one.
-        head: kind of the head; models older than this key have an ``mlp``.
-        classes: target → names of its classes in the order of their numbers; a target that is not there, and models
-            older than this key, have numbers, or 0 and 1.
-        transforms: target → what was learnt in place of its labels; a target that is not there, and models older than
-            this key, have none.
-        conformal: how intervals or sets of classes are made; None: the task has none, or the model is older than this
+        members: the models, one per seed and per fold of a cross-validation.
+        fragments: how molecules of several fragments were treated; models older than this key used the largest.
+        view: form in which molecules are shown to the model; None, or in models older than this key: the standard form.
+        pretrained_inputs: the inputs of pretraining; None if they are not known, or there was no pretraining.
+        masks: whether pretraining hid atoms from the model, as ``explain`` does; None in models older than this key.
+        references: target → element → energy, in the target's unit, to add to the outputs for each atom. Absent
+            targets, and models older than this key, have none. Those of a cross-validation are in its members.
+        hydrogens: whether the model sees hydrogens as atoms; models older than this key do not.
+        conformers: number of conformers per molecule over which predictions are averaged; 1 in models older than this
             key.
-        domain: where the domain of the model ends; None: it was turned off, or the model is older than this key.
+        head: kind of the head; ``mlp`` in models older than this key.
+        classes: target → names of its classes in the order of their indices. Absent targets, and models older than this
+            key, have numbers, or 0 and 1.
+        transforms: target → transform of its labels. Absent targets, and models older than this key, have none.
+        conformal: how intervals or sets of classes are made; None if the task has none, or in models older than this
+            key.
+        domain: where the domain of the model ends; None if it was turned off, or in models older than this key.
     """
 
     format_version: int
@@ -114,15 +113,15 @@ class FinetunedConfig:
 
     def __post_init__(self) -> None:
         if not self.members:
-            raise ConfigError("members is empty: a fine-tuned model has one at least")
+            raise ConfigError("members is empty: a fine-tuned model has at least one")
 
     @property
     def outputs(self) -> Outputs:
-        """What the models say of a molecule."""
+        """The outputs of the models."""
         return Outputs(task=self.task, targets=self.targets, classes=self.classes)
 
     def scaling_of(self, member: Member) -> Scaling:
-        """Return what makes values in the units of the labels, or probabilities, of a member's outputs."""
+        """Return the scaling that converts a member's outputs to values in the labels' units, or to probabilities."""
         transforms = tuple(self.transforms.get(target, "none") for target in self.targets)
         return Scaling(
             task=self.task,
@@ -133,12 +132,12 @@ class FinetunedConfig:
         )
 
     def references_of(self, member: Member) -> dict[str, dict[str, float]]:
-        """Return target → element → energy that is added to the outputs of a member."""
+        """Return target → element → energy to add to the outputs of a member."""
         return member.references or self.references
 
     @property
     def shown(self) -> InputView:
-        """How molecules are shown to the model."""
+        """The form in which molecules are shown to the model."""
         return STANDARD_VIEWS[self.inputs] if self.view is None else self.view
 
 
@@ -146,7 +145,7 @@ def save_member(folder: Path, file: str, model: PropertyModel) -> str:
     """Write the tensors of a model; return the SHA-256 of the file.
 
     Raises:
-        OSError: the disk is full or refuses.
+        OSError: the disk is full or cannot be written.
     """
     state = {name: tensor.float() for name, tensor in model.state_dict().items()}
     kinds = {name: TensorKind(dtype=torch.float32, shape=tensor.shape) for name, tensor in state.items()}
@@ -167,7 +166,7 @@ def read_config(folder: Path) -> FinetunedConfig:
     """Read ``finetuned.json`` and check every key.
 
     Raises:
-        CheckpointError: the file is missing or wrong; names the key.
+        CheckpointError: the file is missing or wrong. The message names the key.
     """
     path = folder / FINETUNED_NAME
     if not path.is_file():
@@ -187,11 +186,11 @@ def read_config(folder: Path) -> FinetunedConfig:
 def _remedy(folder: Path) -> str:
     """Return advice for a folder that is not a fine-tuned model."""
     if (folder / INPUTS_NAME).is_file():
-        return "its fine-tuning is unfinished: run the same command again, it goes on"
+        return "its fine-tuning is unfinished: run the same command again to continue it"
     if any((folder / name).exists() for name in (CHECKPOINTS, MODEL_FOLDER, WEIGHTS_NAME)):
         return (
-            f"it holds a pretrained model, which predicts no property before `unimol-scale finetune --from {folder} "
-            "--data LABELLED` (embed takes it as it is)"
+            f"it holds a pretrained model, which must be fine-tuned first: `unimol-scale finetune --from {folder} "
+            "--data LABELLED` (embed can use it directly)"
         )
     return "give the folder that was its --output, such as finetuned/<data>-<model>"
 
@@ -200,7 +199,7 @@ def load_member(folder: Path, config: FinetunedConfig, member: Member) -> Proper
     """Load one model, in evaluation mode, on the CPU.
 
     Raises:
-        CheckpointError: its file is missing, damaged or of another model.
+        CheckpointError: its file is missing, damaged, or belongs to another model.
     """
     path = folder / member.file
     if not path.is_file():

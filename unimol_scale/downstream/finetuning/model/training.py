@@ -36,7 +36,7 @@ from unimol_scale.engine.side_by_side import SideBySide
 from unimol_scale.errors import RunError
 from unimol_scale.store.schema import Float64
 
-_SEED_STRIDE = 1_000_003  # between the seeds that ranks draw dropout from
+_SEED_STRIDE = 1_000_003  # difference between the seeds from which ranks draw dropout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +44,8 @@ class StepLoss:
     """Losses of one step.
 
     Attributes:
-        label: mean over all labels that are present, with their weights.
-        noise: mean over molecules, before weighting; None: noise is not predicted.
+        label: weighted mean loss of all labels that are present.
+        noise: mean unweighted loss of predicting the noise, per molecule; None if noise is not predicted.
     """
 
     label: float
@@ -58,13 +58,14 @@ class TrainingProblem:
 
     Attributes:
         train: training rows.
-        valid: validation rows, whose score decides which epoch is the best.
+        valid: validation rows, whose score determines the best epoch.
         make_sample: turns rows into samples.
-        scaling: of the training labels.
-        loss: of a regression; classifiers take the cross-entropy.
-        metric: of the validation rows.
-        weight_RL: what the loss of each training label is multiplied by, with a mean of 1; None: nothing.
-        side_RL: 1 where a training label is a bound that it lies above, -1 where below, else 0; None: there are none.
+        scaling: scaling of the training labels.
+        loss: loss of a regression; classifiers use the cross-entropy.
+        metric: metric of the validation rows.
+        weight_RL: factors on the loss of each training label, with a mean of 1; None: no factors.
+        side_RL: 1 if the measurement lies above the label, which is a bound, -1 if below, 0 for values; None if there
+            are no bounds.
     """
 
     train: RowReader
@@ -91,22 +92,25 @@ def fit(
     """Train a model in place. At the end it has the weights of its best epoch, in fp32, and is in evaluation mode.
 
     Args:
-        model: on the CPU; it is moved to the device, and its head is initialised (``head_initialisation``). For
-            ``train.noise_weight`` it needs a coordinate head, which is of no use after this and taken away.
+        model: the model on the CPU; it is moved to the device, and its head is initialised (``head_initialisation``).
+            ``train.noise_weight`` needs a coordinate head, which is removed at the end.
         problem: the data and the goal.
         config: settings of the training.
-        seed: of the order of the rows, of dropout and of the noise.
-        device: to compute on.
+        seed: seed of the order of rows, of dropout and of the noise.
+        device: device that computes.
         on_epoch: called after every epoch.
-        ranks: that share the micro-batches of every step, each on its own device; all of them call this and end with
-            the same weights, which are those of one process but for rounding and for the draws of dropout. Validation
-            rows are predicted by each. None: this process is alone.
+        ranks: ranks that share the micro-batches of every step, each on its own device. All of them call this function
+            and end with the same weights, which equal those of a single process except for rounding and the draws of
+            dropout. Every rank predicts the validation rows. None: this process works alone.
+
+    Returns:
+        The results of the epochs, in order.
 
     Raises:
         RunError: a loss is not finite, memory is full, or the validation rows have no defined score.
     """
     model.to(device)
-    with own_randomness(seed, device), limited_threads(model, device):  # loaders use random numbers, too
+    with own_randomness(seed, device), limited_threads(model, device):  # loaders use random numbers too
         base_W = problem.scaling.base_outputs(problem.train.labels_RL, problem.weight_RL)
         initialise_head(model, problem.train, problem.make_sample, base_W, config.max_pairs, device)
     if ranks is not None:
@@ -137,7 +141,7 @@ def fit(
                     updates.step()
             with updates.result():
                 value = validation_score(problem, predict(model, valid_samples, problem.scaling, device))
-            if ranks is not None:  # one word for all: they stop at the same epoch
+            if ranks is not None:  # all ranks use the same score, so that they stop at the same epoch
                 value = ranks.told_by_main(value)
             epoch = history.add(*_means(losses, value))
             if epoch.best == epoch.epoch:
@@ -153,10 +157,10 @@ def fit(
 
 
 def _micro_batches_at_once(model: PropertyModel, config: FinetuneTrainConfig, device: torch.device) -> int:
-    """Return how many micro-batches are computed side by side; 1: one after another.
+    """Return the number of micro-batches that are computed side by side; 1 means one after another.
 
-    Those of a backbone with dropout are not, since threads would draw in any order, and those in bf16 are not, since
-    their gradients are added up in fp32 one by one.
+    It is 1 for a backbone with dropout, because threads would draw random numbers in varying order, and in bf16,
+    because the gradients of micro-batches are added up in fp32 one by one.
     """
     if config.precision != "fp32" or model.backbone.config.has_dropout:
         return 1
@@ -166,7 +170,7 @@ def _micro_batches_at_once(model: PropertyModel, config: FinetuneTrainConfig, de
 
 @contextlib.contextmanager
 def _threads_for(model: PropertyModel, at_once: int) -> Iterator[SideBySide | None]:
-    """Give what computes ``at_once`` micro-batches of a model side by side, inside; None for one after another."""
+    """Yield an object that computes ``at_once`` micro-batches of a model side by side; None for one after another."""
     if at_once == 1:
         yield None
         return
@@ -178,7 +182,7 @@ def validation_score(problem: TrainingProblem, prediction_RL: Float64) -> float:
     """Return the metric of the validation rows.
 
     Raises:
-        RunError: it is not defined on them.
+        RunError: the metric is not defined on these rows.
     """
     labels_RL, comparable = problem.valid.labels_RL, problem.scaling.comparable
     value = score(problem.metric, comparable(labels_RL), comparable(prediction_RL)).value
@@ -200,9 +204,9 @@ def predict(
     device: torch.device,
     on_rows: Callable[[int], None] = lambda _: None,
 ) -> Float64:
-    """Return predictions [R, W] in the order of the rows: in the table's units, or probabilities.
+    """Return predictions [R, W] in the order of the rows, averaged over the conformers of each row.
 
-    See ``predict_conformers``, whose mean over the conformers of each row this is.
+    They are in the table's units, or probabilities; see ``predict_conformers``.
     """
     return predict_conformers(model, samples, scaling, device, on_rows).mean_RL
 
@@ -220,12 +224,12 @@ def predict_conformers(
     """Return mean and spread over conformers of the predictions, in the table's units, or of probabilities.
 
     Args:
-        model: is put into evaluation mode.
-        samples: contain every conformer of every row once.
-        scaling: of the labels that the model was trained with.
-        device: of the model.
-        on_rows: called with the number of conformers in each micro-batch that is done.
-        with_vectors: whether the vectors of the molecules are returned, too.
+        model: the model; it is put into evaluation mode.
+        samples: samples that contain every conformer of every row once.
+        scaling: scaling of the labels with which the model was trained.
+        device: device of the model.
+        on_rows: called with the number of conformers in each finished micro-batch.
+        with_vectors: whether to return the vectors of the molecules as well.
 
     Raises:
         RunError: a prediction is not a finite number, or memory is full.
@@ -262,20 +266,21 @@ def add_gradient(
     side_by_side: SideBySide | None = None,
     ranks: Ranks | None = None,
 ) -> StepLoss:
-    """Compute the gradient of one batch; return its losses.
+    """Compute the gradient of one batch, and return its losses.
 
     Args:
-        model: on the device.
-        samples: micro-batches of the batch.
+        model: the model, on the device.
+        samples: the micro-batches of the batch.
         problem: the goal of the training.
-        device: to compute on.
-        on_gradient: called after each micro-batch, or once after those that are computed side by side.
-        noisy_nodes: the loss of predicting the noise of the samples, by the model's coordinate head; None: there is no
+        device: device that computes.
+        on_gradient: called after each micro-batch, or once if they are computed side by side.
+        noisy_nodes: the loss of predicting the noise of the samples with the model's coordinate head; None: there is no
             such loss.
-        side_by_side: computes the micro-batches at once, for all parameters of the model that are trained and have no
-            gradients yet; the draws of the head's dropout then depend on how the batch is cut. None: one after another.
-        ranks: that have the other micro-batches of the batch; the losses are of all of them, and the gradients of these
-            are not added. None: there are no others.
+        side_by_side: computes the micro-batches side by side, for all trained parameters of the model, which must not
+            have gradients yet. The draws of the head's dropout then depend on how the batch is divided. None: one after
+            another.
+        ranks: ranks that compute the other micro-batches of the batch. The returned losses are those of the whole
+            batch, but the gradients of other ranks are not added. None: there are no other ranks.
 
     Raises:
         RunError: the loss is not finite.
@@ -316,7 +321,7 @@ def add_gradient(
         for parameter, gradient in zip(model.trained_parameters, gradients, strict=True):
             parameter.grad = gradient
         on_gradient()
-    sums = [sum(values) for values in zip(*torch.stack(losses).tolist(), strict=True)]  # one wait
+    sums = [sum(values) for values in zip(*torch.stack(losses).tolist(), strict=True)]  # waits for the device only once
     if ranks is not None:
         sums = list(ranks.sum({str(at): value for at, value in enumerate(sums)}).values())
     label, *noises = sums
