@@ -215,7 +215,7 @@ def test_none_and_the_data_may_be_settings(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--size", "0.1M", "--data", "set.csv", "--target", "length"), "give --from none with it"),
+        (("--size", "0.1M", "--data", "set.csv", "--target", "length"), "add --from none"),
         (("--from", "none", "--data", "set.csv", "--target", "length"), "--from none with --size NAME"),
         (("--from", "runs/lost", "--data", "set.csv", "--target", "length"), "runs/lost"),
         ((*SCRATCH, "--target", "length"), "--data is required"),

@@ -1,6 +1,6 @@
 """Fits the model of one seed: training, a prediction for every labelled row, and scores.
 
-A seed that is finished is read from its file. Of a cross-validation, every fold of every repeat has a seed of its own.
+A finished seed is read from its file. In a cross-validation, every fold of every repeat has its own seeds.
 
 Shapes: M rows, L targets, W outputs.
 """
@@ -41,8 +41,8 @@ class FinishedSeed:
     """Content of ``seed-N.json``, which is written last and marks the seed as finished.
 
     Attributes:
-        member: its model.
-        outcome: its scores.
+        member: the saved model.
+        outcome: the scores of the model.
     """
 
     member: Member
@@ -51,7 +51,7 @@ class FinishedSeed:
 
 @dataclass(frozen=True, kw_only=True)
 class _Trained:
-    """How a model was trained, what validation rows chose, and predictions of the usable rows if they are known."""
+    """Epochs of a training, values chosen on the validation rows, and predictions of the usable rows if known."""
 
     epochs: Sequence[Epoch]
     chosen: dict[str, float] = field(default_factory=dict)
@@ -59,10 +59,10 @@ class _Trained:
 
 
 def fit_seed(problem: SeedProblem, seed: int) -> FinishedSeed:
-    """Fit the model of a seed and write it with its predictions, or read what an earlier call has written.
+    """Fit the model of a seed and write it with its predictions, or read the results of an earlier call.
 
     Raises:
-        ConfigError: its file is damaged.
+        ConfigError: the file of an earlier call is damaged.
         RunError: training failed, or the test rows cannot be judged.
     """
     done = problem.config.folder / f"seed-{seed}.json"
@@ -89,10 +89,10 @@ def fit_seed(problem: SeedProblem, seed: int) -> FinishedSeed:
 
 
 def seed_vectors(problem: SeedProblem, saved: FinetunedConfig, row_R: Int64) -> Float32:
-    """Return what the head of the first model sees of some rows, float32 [R, D], means over conformers.
+    """Return the inputs of the first model's head for some rows, float32 [R, D], as means over conformers.
 
     Raises:
-        CheckpointError: its file is damaged.
+        CheckpointError: the file of the model is damaged.
         RunError: memory is full.
     """
     member = saved.members[0]
@@ -125,10 +125,10 @@ def _new_model(problem: SeedProblem, seed: int) -> PropertyModel:
 
 
 def judge_settings(problem: SeedProblem) -> float:
-    """Return the score of the test rows of a model that is trained and not kept; of several targets, of scaled labels.
+    """Train a model, discard it, and return its score on the test rows; with several targets, of scaled labels.
 
     Raises:
-        RunError: training failed, or the rows cannot be judged.
+        RunError: training failed, or the score of the rows is not defined.
     """
     seed, test = problem.config.seed, problem.split.test
     model = _new_model(problem, seed)
@@ -142,12 +142,12 @@ def judge_settings(problem: SeedProblem) -> float:
     comparable = problem.scaling.comparable
     found = score(problem.metric, comparable(problem.rows.learnt_ML[test]), comparable(value_RW))
     if found.value is None:
-        raise RunError(f"the held-out rows cannot be judged: {'; '.join(found.undefined[:3])}")
+        raise RunError(f"the held-out rows have no score: {'; '.join(found.undefined[:3])}")
     return found.value
 
 
 def _train(problem: SeedProblem, model: PropertyModel, seed: int, *, shown: bool = True) -> _Trained:
-    """Train a model in place, and show how far it is if that is wanted."""
+    """Train a model in place; show its progress if ``shown``."""
     config = problem.config
     if config.train.probe is not None:
         probe = fit_seed_probe(problem, model, seed)
@@ -160,12 +160,12 @@ def _train(problem: SeedProblem, model: PropertyModel, seed: int, *, shown: bool
 
 
 def fit_as_told(problem: SeedProblem, seed: int) -> None:
-    """Take part in a training as another rank than the first one, which keeps what comes of it."""
+    """Take part in a training on a rank other than the first; the first rank keeps the results."""
     _fit(problem, _new_model(problem, seed), seed, shown=False)
 
 
 def _fit(problem: SeedProblem, model: PropertyModel, seed: int, *, shown: bool) -> list[Epoch]:
-    """Train a backbone and its head in place, as far as they are to be trained."""
+    """Train the head and, as far as the settings say, the backbone, in place."""
     config, training, device, ranks = problem.config, problem.training, problem.device, problem.ranks
     adapt(model.backbone, config.train, seed)
     title = f"{problem.rows.name}, {f'seed {seed}' if problem.fold is None else problem.fold}"
@@ -179,7 +179,7 @@ def _fit(problem: SeedProblem, model: PropertyModel, seed: int, *, shown: bool) 
 
 
 def _predict(problem: SeedProblem, model: PropertyModel, trained: _Trained, seed: int) -> Float64:
-    """Write predictions for every usable row; return them as learnt, float64 [M, W], NaN for the other rows."""
+    """Write predictions for every usable row; return them, float64 [M, W], without reference energies, else NaN."""
     config, rows = problem.config, problem.rows
     rows_U = np.flatnonzero(rows.usable_M)
     make_sample = problem.make_sample
@@ -206,7 +206,7 @@ def _judge(problem: SeedProblem, value_MW: Float64, trained: _Trained, seed: int
     assert valid.value is not None, "it chose the best epoch"
     has_test = len(problem.split.test) > 0
     if has_test and test.value is None:
-        raise RunError(f"the predictions of the test rows cannot be judged: {'; '.join(test.undefined[:3])}")
+        raise RunError(f"the predictions of the test rows have no score: {'; '.join(test.undefined[:3])}")
     return SeedResult(
         seed=seed,
         valid=valid.value,
@@ -231,7 +231,7 @@ class _Violations(TypedDict):
 
 
 def _count_violations(problem: SeedProblem, value_MW: Float64) -> _Violations:
-    """Return how many bounds each part has, and how many of them the predictions violate."""
+    """Return the number of bounds in each part of the split, and how many of them the predictions violate."""
     bounds, parts = problem.rows.learnt_bounds, problem.split.parts
     if bounds is None:
         return {"bounds": {}, "violated_bounds": {}}

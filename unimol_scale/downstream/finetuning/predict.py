@@ -1,6 +1,6 @@
-"""Predicts properties of molecules, of SMILES or of a file or store, with a fine-tuned model.
+"""Predicts properties of molecules, given as SMILES, a file or a store, with a fine-tuned model.
 
-Shapes: M rows, R of them with a molecule, L outputs (one a target, or a class of the only target), S seeds.
+Shapes: M rows, R of them with a molecule, L outputs (one per target, or one per class of the only target), S seeds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,19 +45,19 @@ from unimol_scale.store.shards import open_store
 
 
 class PredictOptions(TypedDict):
-    """How molecules are predicted.
+    """Options of a prediction.
 
     Attributes:
-        smiles_column: of a table; None finds it by the usual names.
+        smiles_column: name of the SMILES column of a table; None: found by its usual names.
         skip_bad: skip rows without a usable molecule instead of stopping.
-        cache: folder of the conformers.
-        max_pairs: most padded pairs of one micro-batch; None: what suits the device.
-        device_name: auto, cpu or cuda.
-        fragments: of a row with several: "largest" or "reject"; None: as the model was fine-tuned.
-        conformers: of each molecule, over which predictions are averaged; None: as the model was fine-tuned.
-        coverage: share of the labels that intervals or sets are to hold; None: as the model was fine-tuned.
-        domain: look for the nearest training molecule of each (absent: yes).
-        dropout_samples: draws of the head's dropout, over which a spread is taken; 0 or absent: none.
+        cache: folder of cached conformers.
+        max_pairs: maximum number of padded pairs in a micro-batch; None: chosen for the device.
+        device_name: "auto", "cpu" or "cuda".
+        fragments: what to do with rows of several fragments: "largest" or "reject"; None: as in the fine-tuning.
+        conformers: number of conformers per molecule over which predictions are averaged; None: as in the fine-tuning.
+        coverage: target coverage of intervals or sets; None: as in the fine-tuning.
+        domain: whether to look for the nearest training molecule of each molecule; absent: yes.
+        dropout_samples: number of draws of the head's dropout for ``dropout_std``; 0 or absent: no such spread.
     """
 
     smiles_column: str | None
@@ -77,10 +77,10 @@ class AskedRows:
     """Rows to be predicted.
 
     Attributes:
-        columns: of the file, [M] each, unchanged.
-        molecules: of the rows.
-        conformers: most of a molecule that are used.
-        leaves_out_hydrogens: hydrogens have to be removed from the molecules, since the model sees heavy atoms only.
+        columns: columns of the file, [M] each, unchanged.
+        molecules: molecules of the rows.
+        conformers: maximum number of conformers used per molecule.
+        leaves_out_hydrogens: whether hydrogens must be removed, since the model sees only heavy atoms.
     """
 
     columns: pa.Table
@@ -90,18 +90,18 @@ class AskedRows:
 
 
 def predict_molecules(source: Path | Sequence[str], folder: Path, **options: Unpack[PredictOptions]) -> SeedPredictions:
-    """Predict molecules, of which none need be usable.
+    """Predict properties of molecules; if no molecule is usable, the result is empty.
 
     Args:
-        source: SMILES; or a table, SMILES lines, SDF or conformer store.
-        folder: that ``finetune`` wrote.
+        source: SMILES strings, or the path of a table, file of SMILES lines, SDF or conformer store.
+        folder: folder written by ``finetune``.
         options: see ``PredictOptions``.
 
     Raises:
         SourceError: a file is missing or wrong, or a molecule is unusable and ``skip_bad`` is off.
         CheckpointError: the folder is not a fine-tuned model, or a file in it is damaged.
-        ConfigError: the device is not there.
-        StoreError: the store is damaged, or holds depictions where the model sees conformers.
+        ConfigError: the device does not exist, or an option does not fit the model.
+        StoreError: the store is damaged, or holds 2D depictions but the model sees conformers.
         RunError: a prediction is not a finite number.
     """
     config = read_config(folder)
@@ -110,12 +110,12 @@ def predict_molecules(source: Path | Sequence[str], folder: Path, **options: Unp
 
 
 def asked_rows(source: Path | Sequence[str], config: FinetunedConfig, options: PredictOptions) -> AskedRows:
-    """Return the rows that a model is asked about, with their molecules as it sees them.
+    """Return the rows to predict, with their molecules as the model sees them.
 
     Raises:
         SourceError: a file is missing or wrong, or a molecule is unusable and ``skip_bad`` is off.
         ConfigError: an option does not fit the model.
-        StoreError: the store is damaged, or holds depictions where the model sees conformers.
+        StoreError: the store is damaged, or holds 2D depictions but the model sees conformers.
     """
     if not isinstance(source, Path):
         nothing = np.empty((len(source), 0))
@@ -128,30 +128,37 @@ def asked_rows(source: Path | Sequence[str], config: FinetunedConfig, options: P
 def predict_file(file: Path, folder: Path, output: Path, **options: Unpack[PredictOptions]) -> str:
     """Write a table with one line for each row of the file; return lines for the user.
 
-    Columns: ``row`` (from 1, without the header); every column of the file, in its order and unchanged;
-    ``smiles_used``, the canonical SMILES that the model saw; ``changes``, how that molecule differs from the one in the
-    file, such as a fragment that was taken (empty if it does not); and for each target its prediction, the mean over
-    seeds. Of classes with names that is the name of the predicted class, and "TARGET p(CLASS)" follows: of two classes
-    the probability of the positive one, of several that of each. With several seeds their standard deviation follows
-    (``seed_std``), which is not an error bar. With several conformers, over which predictions are averaged, their
-    standard deviation follows (``conformer_std``, mean over seeds; empty for a molecule that has one). With
-    ``dropout_samples`` that over draws of the head's dropout follows (``dropout_std``, mean over seeds). Of a
-    regression the ends of an interval follow (``low``, ``high``), of classes the set of the credible ones
-    (``classes``), both conformal. In the end there are the nearest training molecule and whether the row is in the
-    domain (``Belief.domain_columns``). Rows without a usable molecule have empty predictions. If the file has a column
-    of one of these names, the new column gets another name.
+    The columns are, in this order:
+
+    - ``row``, counted from 1 without the header;
+    - every column of the file, unchanged;
+    - ``smiles_used``, the canonical SMILES that the model saw, and ``changes``, how this molecule differs from the one
+      in the file, such as a removed fragment (empty if it does not differ);
+    - for each target its prediction, the mean over seeds. For named classes this is the name of the predicted class,
+      followed by "TARGET p(CLASS)": the probability of the positive class of two, or of each of several classes;
+    - with several seeds, ``seed_std``, the standard deviation over seeds, which is not an error bar;
+    - with several conformers, ``conformer_std``, the standard deviation over conformers as a mean over seeds (empty
+      for a molecule with one conformer);
+    - with ``dropout_samples``, ``dropout_std``, the standard deviation over draws of the head's dropout as a mean over
+      seeds;
+    - the ends of a conformal interval, ``low`` and ``high``, for regression; the conformal set ``classes`` for classes;
+    - the nearest training molecule, and whether the row is in the applicability domain (``Belief.domain_columns``).
+
+    Rows without a usable molecule have empty predictions. If the file already has a column with one of these names, the
+    new column has another name.
 
     Args:
-        file: table, SMILES lines or SDF, or a conformer store, whose conformers are then used.
-        folder: of a fine-tuned model.
-        output: ``.csv`` or ``.parquet``.
+        file: table, file of SMILES lines, SDF, or conformer store, whose conformers are then used.
+        folder: folder of a fine-tuned model.
+        output: path of the table to write, ``.csv`` or ``.parquet``.
         options: see ``PredictOptions``.
 
     Raises:
         SourceError: the file is missing or wrong, or has rows without a usable molecule and ``skip_bad`` is off.
         CheckpointError: the folder is not a fine-tuned model, or a file in it is damaged.
-        ConfigError: the output has a wrong name or cannot be written, or there is no such device.
-        StoreError: the store is damaged, or has 2D depictions and the model needs conformers.
+        ConfigError: the output has a wrong name or cannot be written, the device does not exist, or an option does not
+            fit the model.
+        StoreError: the store is damaged, or holds 2D depictions but the model sees conformers.
         RunError: a prediction is not a finite number.
     """
     if output.suffix not in (".csv", ".parquet"):
@@ -210,7 +217,7 @@ def _of_table(
 
 
 def unseen_inputs(config: FinetunedConfig) -> str:
-    """Return a warning that the model has seen such input in fine-tuning only; "" if pretraining has shown it, too."""
+    """Return a warning if the model saw this kind of input only in fine-tuning, not in pretraining; otherwise ""."""
     return "" if config.pretrained_inputs is None else describe_unseen(config.inputs, config.pretrained_inputs)
 
 
@@ -219,7 +226,7 @@ def _sees_3d(config: FinetunedConfig) -> bool:
 
 
 def _conformers(config: FinetunedConfig, options: PredictOptions) -> int:
-    """Return how many conformers of a molecule to use at the most."""
+    """Return the maximum number of conformers to use per molecule."""
     chosen = options.get("conformers")
     if chosen is None:
         return config.conformers
@@ -229,7 +236,7 @@ def _conformers(config: FinetunedConfig, options: PredictOptions) -> int:
 
 def _of_store(path: Path, config: FinetunedConfig, options: PredictOptions) -> AskedRows:
     if options["smiles_column"] is not None:
-        raise ConfigError("--smiles-column is of a table; a store has its molecules where it keeps them")
+        raise ConfigError("--smiles-column applies to tables, not to a store")
     manifest = open_store(path).manifest
     leaves_out = leaves_out_hydrogens(manifest.hydrogens, config.hydrogens, str(path))
     molecules = prepare_store(path, scaffolds=False)
@@ -247,7 +254,7 @@ def _of_store(path: Path, config: FinetunedConfig, options: PredictOptions) -> A
 
 
 def _with_references(molecules: Prepared, config: FinetunedConfig, where: str, *, skip_bad: bool) -> Prepared:
-    """Skip the rows with an element that the model has no reference energy of; without such energies there are none."""
+    """Skip rows with an element for which the model has no reference energy; no rows if it uses no such energies."""
     each = [references for member in config.members if (references := config.references_of(member))]
     if not each:
         return molecules
@@ -256,7 +263,7 @@ def _with_references(molecules: Prepared, config: FinetunedConfig, where: str, *
             row=row,
             smiles=molecules.smiles[row],
             reason="no_reference_energy",
-            detail=f"no molecule that the model was trained on has the element {element}",
+            detail=f"no training molecule of the model contains the element {element}",
         )
         for row in np.flatnonzero(molecules.position_M >= 0).tolist()
         if (element := _without_reference(each, composition(molecules.smiles[row])))
@@ -270,7 +277,7 @@ def _with_references(molecules: Prepared, config: FinetunedConfig, where: str, *
 
 
 def _without_reference(each: Sequence[Mapping[str, References]], counts: Mapping[str, int]) -> str:
-    """Return the first element that some member has no reference of; "" if all have one."""
+    """Return the first element for which a member has no reference energy; "" if there is none."""
     return next(filter(None, (without_reference(references, counts) for references in each)), "")
 
 
@@ -316,9 +323,9 @@ def _predictions(
     device: torch.device,
     draws: int,
 ) -> tuple[list[ConformerStatistics], list[Float64]]:
-    """Return the predictions of each seed for the R rows, and their spread over draws of dropout, if there are any.
+    """Return the predictions of each seed for the R rows, and their spreads over draws of dropout, if requested.
 
-    The first seed's have vectors, if these are compared.
+    If vectors are compared, the first seed's predictions include them.
     """
     molecules, config = asked.molecules, believing.config
     unlabelled = np.full((len(row_R), len(config.targets)), np.nan)

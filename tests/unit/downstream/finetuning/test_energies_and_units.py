@@ -93,7 +93,7 @@ def test_an_element_that_training_does_not_have_has_no_prediction(energies, plac
     assert "2,BrCCBr,no_reference_energy" in (tmp_path / "p.skipped.csv").read_text().replace('"', "")
     found = us.predict(config.folder, ["CCO", "BrCCBr"], cache=place / "cache")
     assert np.isnan(found.values[1, 0])
-    assert "no molecule that the model was trained on has the element Br" in found.reasons[1]
+    assert "no training molecule of the model contains the element Br" in found.reasons[1]
 
 
 def test_an_element_that_only_the_test_rows_have_stops_the_fine_tuning(energies, tmp_path):

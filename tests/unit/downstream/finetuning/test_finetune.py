@@ -134,7 +134,7 @@ def test_a_target_that_has_one_class_only_among_the_training_rows_is_told(place,
     given = {"data": data, "split": "column", "split_column": "split", "seeds": 1}
     done = finetune(settings(**given, targets=("flat", "mixed")))
     shared, one_class = done.notes
-    assert one_class == "targets with one class only among the training rows: flat"
+    assert one_class == "targets with only one class among the training rows: flat"
     assert shared.startswith("of 5 test rows, 0 (0.0 %) have a molecule that is also in training or validation, and")
     assert one_class in (settings().output / "report.md").read_text()
     with pytest.raises(ConfigError, match="'flat' has only the label 0 among the 20 training rows of the column split"):

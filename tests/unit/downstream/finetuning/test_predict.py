@@ -270,7 +270,7 @@ def test_a_column_of_the_user_is_not_written_over(place, predicted, tmp_path):
     ]  # fmt: skip
     assert (table["row"], table["size"], table["changes"]) == (["9"], ["3.5"], ["none"])
     assert table["predicted size"] == pytest.approx(seeds_of(place, "predicted size").mean(0)[:1], rel=1e-5)
-    assert "'predicted size' for 'size'" in line
+    assert "'predicted size' instead of 'size'" in line
     again = predicted([], file=tmp_path / "p.parquet", output="q.parquet")[1]  # what was predicted is predicted again
     assert again["predicted size"] == table["predicted size"]
     assert again["size_2"] == table["predicted size"]

@@ -13,12 +13,12 @@ _log = logging.getLogger(__name__)
 
 
 class EpochProgress:
-    """Shows how far one model is.
+    """Shows the progress of training one model.
 
     Args:
-        label: such as the data and the seed.
-        total: epochs at most.
-        metric: of the validation score.
+        label: names the training, such as the data and the seed.
+        total: maximum number of epochs.
+        metric: name of the metric of the validation score.
     """
 
     def __init__(self, label: str, total: int, metric: str) -> None:
@@ -42,7 +42,7 @@ class EpochProgress:
             self._display.line(self._line(f"done after {self._newest.epoch} epochs"), at_once=True)
 
     def epoch(self, epoch: Epoch) -> None:
-        """Show an epoch."""
+        """Show the results of an epoch."""
         self._newest = epoch
         if epoch.best == epoch.epoch:
             self._best = epoch.score

@@ -1,9 +1,9 @@
-"""Says what a fine-tuning would train, and what memory and time it would take on a device.
+"""Estimates which parameters a fine-tuning would train, and the memory and time it would need on a device.
 
-Time is that of a roofline (``engine.planning.roofline``): of a micro-batch the longest of matrix products, memory
-traffic and the host's starting of kernels. A backward pass costs twice a forward pass in the layers that it goes
-through. Reading, saving, baselines and early stopping are not counted. Molecules are counted as graphs, so that no
-conformer is made.
+The time comes from a roofline (``engine.planning.roofline``): a micro-batch takes as long as the slowest of its matrix
+products, its memory traffic and the launching of its kernels by the host. A backward pass costs twice a forward pass in
+the layers that it goes through. Reading, saving, baselines and early stopping are not included. Atoms are counted in
+the molecular graphs, so no conformers are generated.
 """
 
 from collections import Counter
@@ -52,18 +52,19 @@ class FinetunePlan:
 
     Attributes:
         device: name of the device.
-        capacity: bytes of its memory; None: not known.
-        counts: of the parameters.
-        memory: at the peak.
-        shape: of the largest micro-batch.
-        max_pairs: budget of a micro-batch.
-        fitting: largest budget that the device holds; None: not even one molecule fits, or its memory is not known.
-        rows: of training, validation, and all that are used.
-        epochs: of each training at the most.
-        trainings: of models that are kept, and of a search.
-        epoch_seconds: of one epoch, validation included; of a probe, of computing the vectors.
-        precision: that the backbone computes in.
-        is_probe: whether the backbone runs once, and trains never.
+        capacity: memory of the device, in bytes; None: unknown.
+        counts: numbers of parameters.
+        memory: memory needed at the peak.
+        shape: shape of the largest micro-batch.
+        max_pairs: maximum number of padded atom pairs in a micro-batch.
+        fitting: largest ``max_pairs`` that fits into the memory; None: not even one molecule fits, or the memory is
+            unknown.
+        rows: numbers of training rows, of validation rows, and of all used rows.
+        epochs: maximum number of epochs of each training.
+        trainings: number of trainings whose models are kept, and number of trainings of a search.
+        epoch_seconds: seconds of one epoch with its validation; for a probe, seconds to compute the vectors.
+        precision: precision in which the backbone computes.
+        is_probe: whether only a head is fitted, to vectors that the backbone computes once.
     """
 
     device: str
@@ -82,21 +83,21 @@ class FinetunePlan:
 
     @property
     def fits(self) -> bool | None:
-        """Whether the device holds it, with a tenth to spare; None: its memory is not known."""
+        """Whether the needed memory is at most nine tenths of the device's; None: its memory is unknown."""
         return None if self.capacity is None else self.memory.total <= self.capacity * (1 - MARGIN)
 
     @property
     def seconds(self) -> float:
-        """Of all trainings, if none stops early."""
+        """Seconds of all trainings together, if none stops early."""
         return self.epoch_seconds * (1 if self.is_probe else self.epochs * sum(self.trainings))
 
 
 def plan_finetuning(config: FinetuneConfig, device: str) -> FinetunePlan:
-    """Plan a fine-tuning; nothing is written but depictions of molecules into the cache.
+    """Plan a fine-tuning; only 2D depictions of molecules are written, into the cache.
 
     Args:
-        config: as it would be run.
-        device: such as "rtx4090", or "here".
+        config: the settings of the fine-tuning.
+        device: name of a device, such as "rtx4090", or "here".
 
     Raises:
         ConfigError: a setting is wrong, or there is no such device.
@@ -152,7 +153,7 @@ def _epoch_seconds(
     target: Target,
     rows: tuple[int, int, int],
 ) -> float:
-    """Return the seconds of an epoch; of a probe, of a forward pass of all rows."""
+    """Return the seconds of an epoch; for a probe, the seconds of a forward pass over all rows."""
     train, valid, every = rows
     layers = layers_with_gradients(config, model)
     trained_share = layers / model.layers

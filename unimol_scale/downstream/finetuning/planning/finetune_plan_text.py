@@ -19,7 +19,7 @@ def describe_plan(plan: FinetunePlan) -> list[str]:
     listed = ", ".join(f"{name} {byte_size(size)}" for name, size in parts if size)
     return [
         f"trained: {prefixed(counts.all_trained)} of {prefixed(counts.backbone + counts.head)} parameters",
-        f"memory: {byte_size(memory.total)} ({listed}), by arithmetic",
+        f"memory: {byte_size(memory.total)} ({listed}), estimated",
         f"micro-batches of up to {plan.max_pairs:,} pairs in {plan.precision}; the largest: "
         f"{counted(plan.shape.molecules, 'molecule')} of {plan.shape.num_atoms} atoms",
         _judgement(plan),
@@ -29,16 +29,16 @@ def describe_plan(plan: FinetunePlan) -> list[str]:
 
 
 def _judgement(plan: FinetunePlan) -> str:
-    """Return whether the device holds it, and what to do if it does not."""
+    """Return a line that says whether the fine-tuning fits on the device, and what to do if it does not."""
     if plan.capacity is None:
-        return f"{plan.device}: its memory is not known"
+        return f"{plan.device}: the size of its memory is unknown"
     size = f"{plan.device} ({byte_size(plan.capacity)}, of which {MARGIN:.0%} stay free)"
     if plan.fits:
-        return f"it fits {size}"
+        return f"it fits on {size}"
     if plan.fitting is not None:
-        return f"it does NOT fit {size}; with train.max_pairs={plan.fitting} it does"
+        return f"it does NOT fit on {size}; with train.max_pairs={plan.fitting} it does"
     remedies = "train.precision=bf16, --lora 8, train.trained_layers=2, or --probe linear"
-    return f"it does NOT fit {size}, with any train.max_pairs: try {remedies}"
+    return f"it does NOT fit on {size}, whatever train.max_pairs is: try {remedies}"
 
 
 def _time(plan: FinetunePlan) -> str:
@@ -47,7 +47,7 @@ def _time(plan: FinetunePlan) -> str:
     kept, tried = plan.trainings
     searched = f" and {tried} of the search" if tried else ""
     return (
-        f"time: about {duration(plan.epoch_seconds)} an epoch; at most {duration(plan.seconds)} for "
-        f"{counted(kept, 'training')}{searched} of {plan.epochs} epochs, less where they stop early; conformers, "
-        "baselines and the report come on top"
+        f"time: about {duration(plan.epoch_seconds)} per epoch; at most {duration(plan.seconds)} for "
+        f"{counted(kept, 'training')}{searched} of {plan.epochs} epochs, less if they stop early; conformers, "
+        "baselines and the report take additional time"
     )

@@ -1,4 +1,4 @@
-"""The memory that a fine-tuning needs on its device, by arithmetic: nothing is allocated."""
+"""Calculates the memory that a fine-tuning needs on its device, without allocating it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,19 +12,19 @@ from unimol_scale.engine.planning.rank_memory import MARGIN, PROCESS_BYTES, Micr
 from unimol_scale.model.accounting import Heads, activation_bytes
 from unimol_scale.model.presets import ModelConfig
 
-# Of a trained parameter: both moments of AdamW, the best weights so far, and a running mean of them.
+# Bytes per trained parameter: both moments of AdamW, the best weights so far, and a running mean of the weights.
 _MOMENTS, _BEST, _MEAN = 8, 4, 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterCounts:
-    """Parameters of a property model.
+    """Numbers of parameters of a property model.
 
     Attributes:
-        backbone: all of the backbone, adapters left out.
-        head: of the head, which is always trained.
-        trained: of the backbone, or of its adapters.
-        adapted: elements of the weights that have adapters.
+        backbone: parameters of the backbone, without adapters.
+        head: parameters of the head, which are always trained.
+        trained: trained parameters of the backbone or of its adapters.
+        adapted: elements of the weight matrices that have adapters.
     """
 
     backbone: int
@@ -34,20 +34,20 @@ class ParameterCounts:
 
     @property
     def all_trained(self) -> int:
-        """Those that the optimizer moves."""
+        """Number of parameters that the optimizer updates."""
         return self.trained + self.head
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneMemory:
-    """Bytes on the device, by part.
+    """Memory on the device, in bytes.
 
     Attributes:
-        weights: that the model computes with, fp32 ones of trained bf16 parameters, and sums of weights and adapters.
-        gradients: of what is trained.
-        optimizer: moments of AdamW, the best weights so far, and their running mean if there is one.
-        activations: of the largest micro-batch.
-        process: context and libraries.
+        weights: the model's weights, fp32 copies of trained bf16 parameters, and sums of weights and adapters.
+        gradients: gradients of the trained parameters.
+        optimizer: moments of AdamW, the best weights so far, and the running mean of the weights if there is one.
+        activations: activations of the largest micro-batch.
+        process: the device context and libraries.
     """
 
     weights: float
@@ -58,17 +58,17 @@ class FinetuneMemory:
 
     @property
     def total(self) -> float:
-        """At the peak."""
+        """Memory at the peak."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.process
 
 
 def count_trained(config: FinetuneConfig, model: ModelConfig, num_outputs: int) -> ParameterCounts:
-    """Count the parameters of a model of meta tensors that is made ready as for training.
+    """Count the parameters on a model of meta tensors, which is prepared as for training.
 
     Args:
-        config: of the fine-tuning.
+        config: settings of the fine-tuning.
         model: dimensions of the backbone.
-        num_outputs: of the head.
+        num_outputs: number of outputs of the head.
     """
     with torch.device("meta"):
         built = PropertyModel(
@@ -87,7 +87,7 @@ def count_trained(config: FinetuneConfig, model: ModelConfig, num_outputs: int) 
 
 
 def layers_with_gradients(config: FinetuneConfig, model: ModelConfig) -> int:
-    """Return of how many layers a backward pass needs what the forward pass computed."""
+    """Return the number of layers whose activations a backward pass needs."""
     if config.train.probe is not None:
         return 0
     return model.layers if config.train.trained_layers is None else config.train.trained_layers
@@ -96,20 +96,20 @@ def layers_with_gradients(config: FinetuneConfig, model: ModelConfig) -> int:
 def needed_memory(
     config: FinetuneConfig, model: ModelConfig, counts: ParameterCounts, shape: MicroBatchShape, *, cuda: bool
 ) -> FinetuneMemory:
-    """Return what the device must hold.
+    """Return the memory that the fine-tuning needs on the device.
 
     Args:
-        config: of the fine-tuning.
+        config: settings of the fine-tuning.
         model: dimensions of the backbone.
-        counts: of its parameters.
-        shape: of the largest micro-batch.
-        cuda: whether the device is a GPU; a CPU computes one micro-batch at a time here, as with one thread.
+        counts: numbers of parameters.
+        shape: shape of the largest micro-batch.
+        cuda: whether the device is a GPU; for a CPU, one micro-batch at a time is assumed, as with one thread.
     """
     in_bf16, probe = config.train.precision == "bf16", config.train.probe is not None
     width = 2 if in_bf16 else 4
     weights = (counts.backbone + counts.adapted) * width + counts.head * 4
     gradients = counts.all_trained * 4.0
-    if in_bf16:  # fp32 copies of the weights, and their gradients before they are added to those
+    if in_bf16:  # fp32 copies of the weights, and the model's gradients before they are added to the fp32 ones
         weights += counts.trained * (4 + width)
         gradients += counts.trained * width
     kept = _MOMENTS + _BEST + (_MEAN if config.train.ema_decay is not None else 0)
@@ -131,12 +131,12 @@ def needed_memory(
 
 
 def largest_shape(histogram: Mapping[int, int], batch_size: int, max_pairs: int) -> MicroBatchShape:
-    """Return the micro-batch with the most pairs, and of those with as many the one with the most atoms.
+    """Return the shape of the micro-batch with the most padded pairs; among equals, the one with the most atoms.
 
     Args:
-        histogram: atoms → rows.
-        batch_size: most molecules of a micro-batch.
-        max_pairs: most padded pairs; of a molecule that exceeds it, one is taken.
+        histogram: number of atoms → number of rows.
+        batch_size: maximum number of molecules in a micro-batch.
+        max_pairs: maximum number of padded pairs; a molecule that exceeds it is a micro-batch by itself.
     """
     shapes = [
         MicroBatchShape(molecules=max(1, min(batch_size, count, max_pairs // (n + 1) ** 2)), num_atoms=n)
@@ -146,7 +146,7 @@ def largest_shape(histogram: Mapping[int, int], batch_size: int, max_pairs: int)
 
 
 def _at_most(histogram: Mapping[int, int]) -> dict[int, int]:
-    """Return atoms → rows with at most so many, which can share a micro-batch."""
+    """Return number of atoms → number of rows with at most that many atoms, which can share a micro-batch."""
     total, found = 0, {}
     for n in sorted(histogram):
         total += histogram[n]
@@ -163,15 +163,15 @@ def fitting_pairs(
     *,
     cuda: bool,
 ) -> int | None:
-    """Return the largest ``train.max_pairs`` that a device holds, to two digits; None: not even one molecule fits.
+    """Return the largest ``train.max_pairs`` that fits, to two digits; None: not even one molecule fits.
 
     Args:
-        config: of the fine-tuning.
+        config: settings of the fine-tuning.
         model: dimensions of the backbone.
-        counts: of its parameters.
-        histogram: atoms → rows.
-        capacity: bytes of the device, of which a tenth stays free.
-        cuda: whether it is a GPU.
+        counts: numbers of parameters.
+        histogram: number of atoms → number of rows.
+        capacity: memory of the device in bytes, of which a tenth stays free.
+        cuda: whether the device is a GPU.
     """
     least, batch_size = (max(histogram) + 1) ** 2, config.train.batch_size
 

@@ -1,6 +1,6 @@
-"""The table of predictions of a file: its columns, and the new ones beside them.
+"""The table of predictions for a file: the columns of the file, followed by the new ones.
 
-Shapes: M rows, R of them with a molecule, L outputs (one a target, or a class of the only target), S seeds.
+Shapes: M rows, R of them with a molecule, L outputs (one per target, or one per class of the only target), S seeds.
 """
 
 import numpy as np
@@ -12,11 +12,11 @@ from unimol_scale.downstream.labels.new_columns import free_name, spread_out
 
 
 def predicted_table(file_columns: pa.Table, found: SeedPredictions) -> tuple[pa.Table, str]:
-    """Return the columns of a file with the new ones beside them, and a line on new ones that were renamed; "" if none.
+    """Return the columns of a file followed by the new ones, and a line on renamed new columns ("" if none).
 
     Args:
-        file_columns: of M rows.
-        found: predictions of those of them that have a molecule.
+        file_columns: columns of the file, M rows.
+        found: predictions for the rows that have a molecule.
     """
     row_R, value_SRL, conformer_std_RL = found.row_R, found.value_SRL, found.conformer_std_RL
     M = len(found.molecules.smiles)
@@ -30,7 +30,7 @@ def predicted_table(file_columns: pa.Table, found: SeedPredictions) -> tuple[pa.
         free = free_name(name, taken, PREDICTED if is_target else None)
         taken.add(free)
         if free != name:
-            renamed.append(f"{free!r} for {name!r}")
+            renamed.append(f"{free!r} instead of {name!r}")
         return free
 
     row = named("row")
@@ -60,5 +60,5 @@ def predicted_table(file_columns: pa.Table, found: SeedPredictions) -> tuple[pa.
         [pa.array(np.arange(1, M + 1)), *file_columns.columns, *ours.values()],
         names=[row, *file_columns.column_names, *ours],
     )
-    line = f"The file has columns of these names already, so the new ones are called otherwise: {', '.join(renamed)}."
+    line = f"The file already has columns with the usual names, so the new ones are named: {', '.join(renamed)}."
     return table, line if renamed else ""

@@ -1,6 +1,6 @@
-"""Predictions of every model of a fine-tuning, with what says how far they can be believed.
+"""Predictions of every model of a fine-tuning, with their intervals, nearest training molecules and spreads.
 
-Shapes: R rows with a molecule, L outputs (one a target, or a class of the only target), S seeds.
+Shapes: R rows with a molecule, L outputs (one per target, or one per class of the only target), S seeds.
 """
 
 from dataclasses import dataclass
@@ -13,18 +13,19 @@ from unimol_scale.store.schema import Float64, Int64
 
 @dataclass(frozen=True, kw_only=True)
 class SeedPredictions:
-    """What each model of a fine-tuning predicts.
+    """Predictions of each model of a fine-tuning.
 
     Attributes:
-        config: of the fine-tuned model.
-        molecules: of the rows.
-        row_R: int64, rows with a usable molecule, from 0.
-        value_SRL: in the units of the targets, or probabilities of class 1, or of several classes those of each
-            (``config.outputs``); means over conformers.
-        conformer_std_SRL: their standard deviations over conformers, NaN of a molecule with one; None where one
-            conformer was asked for.
-        belief: intervals and neighbours of the rows.
-        dropout_std_RL: standard deviation over draws of the head's dropout, as a mean over seeds; None: not asked for.
+        config: configuration of the fine-tuned model.
+        molecules: molecules of the rows.
+        row_R: int64, rows with a usable molecule, counted from 0.
+        value_SRL: float64, values in the units of the targets, or probabilities of class 1, or, with more than two
+            classes, of each class (``config.outputs``); means over conformers.
+        conformer_std_SRL: float64, standard deviations of these values over conformers, NaN for a molecule with one
+            conformer; None if one conformer was requested.
+        belief: intervals and nearest training molecules of the rows.
+        dropout_std_RL: float64, standard deviations over draws of the head's dropout, as means over seeds; None: not
+            requested.
     """
 
     config: FinetunedConfig

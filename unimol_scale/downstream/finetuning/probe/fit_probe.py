@@ -29,7 +29,7 @@ from unimol_scale.downstream.finetuning.probe.linear_models import (
 from unimol_scale.errors import RunError
 from unimol_scale.store.schema import Float32, Float64
 
-# Of train.learning_rate, which is meant for a pretrained backbone; a new head on fixed vectors bears more.
+# Factors on train.learning_rate, which suits a pretrained backbone; a new head on fixed vectors tolerates higher rates.
 RATE_FACTORS = (1.0, 3.0, 10.0, 30.0)
 
 
@@ -38,8 +38,8 @@ class FittedProbe:
     """How a head was fitted.
 
     Attributes:
-        epochs: of the training; one of a closed form.
-        chosen: what the validation rows chose: "penalty" or "learning_rate" → its value.
+        epochs: the epochs of the training; a closed form has one.
+        chosen: "penalty" or "learning_rate" → the value that was best on the validation rows.
     """
 
     epochs: list[Epoch]
@@ -56,15 +56,15 @@ def fit_probe(
     seed: int,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
 ) -> FittedProbe:
-    """Fit the head of a model in place; it is then in evaluation mode, on the CPU.
+    """Fit the head of a model in place; the model is then in evaluation mode, on the CPU.
 
     Args:
-        model: on the CPU, untrained.
-        problem: labels of training and validation rows, and the goal.
+        model: untrained model, on the CPU.
+        problem: labels of the training and validation rows, the loss and the metric.
         config: settings of the training.
-        normed_ND: what ``model.vectors`` says of the training rows.
-        normed_VD: and of the validation rows.
-        seed: of the order of the rows and of dropout.
+        normed_ND: output of ``model.vectors`` for the training rows.
+        normed_VD: output of ``model.vectors`` for the V validation rows.
+        seed: seed of the order of the rows and of dropout.
         on_epoch: called after every epoch of every attempt.
 
     Raises:
@@ -80,7 +80,7 @@ def fit_probe(
 
 
 def head_values(model: PropertyModel, problem: TrainingProblem, normed_RD: Float32) -> Float64:
-    """Return what a fitted model predicts of rows, [R, W], from what ``model.vectors`` said of them untrained."""
+    """Return a fitted model's predictions, float64 [R, W], from the ``model.vectors`` of the untrained model."""
     return _values(model.eval(), problem, _standardised(model, normed_RD))
 
 
@@ -184,7 +184,7 @@ def _train(
     vectors: tuple[Tensor, Tensor],
     on_epoch: Callable[[Epoch], None],
 ) -> EpochHistory:
-    """Train what is not frozen of the head; it has the weights of its best epoch after that."""
+    """Train the parts of the head that are not frozen; afterwards it has the weights of its best epoch."""
     train_ND, valid_VD = vectors
     batch_size = min(config.batch_size, len(train_ND))
     updates = WeightUpdates(model, config, config.epochs * -(-len(train_ND) // batch_size))
@@ -213,7 +213,7 @@ def _train(
 
 
 def _mean_loss(model: PropertyModel, problem: TrainingProblem, train_ND: Tensor, row_B: Tensor) -> Tensor:
-    """Return the mean loss of the labels of some training rows."""
+    """Return the loss of some training rows, as a mean over their labels."""
     label_BL = torch.from_numpy(problem.train.labels_RL)[row_B]
     weight_BL, side_BL = rows_of(problem.weight_RL, row_B), rows_of(problem.side_RL, row_B)
     out_BW = model.from_vectors(train_ND[row_B])

@@ -10,13 +10,13 @@ from unimol_scale.store.schema import Float32
 
 
 def kept_vectors(path: Path, made_by: str, smiles: Sequence[str], compute: Callable[[], Float32]) -> Float32:
-    """Return the vectors [M, D] that a file has of these molecules; compute and keep them if it has not.
+    """Return vectors of molecules, float32 [M, D], from a file; if they are not in it, compute and save them.
 
     Args:
-        path: .npz, read without pickles.
-        made_by: what they depend on beside the molecules, such as the SHA-256 of the weights.
-        smiles: [M] of the rows.
-        compute: returns the vectors of all rows, NaN of those without any.
+        path: the ``.npz`` file, which is read without pickles.
+        made_by: names everything else that the vectors depend on, such as the SHA-256 of the weights.
+        smiles: [M] SMILES of the rows.
+        compute: returns the vectors of all rows, with NaN for rows without one.
 
     Raises:
         OSError: the file cannot be written.
@@ -29,7 +29,7 @@ def kept_vectors(path: Path, made_by: str, smiles: Sequence[str], compute: Calla
     vector_MD = compute()
 
     def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:  # given a name, savez would add a suffix to it
+        with temporary.open("wb") as file:  # for a path, savez would append a suffix
             np.savez(file, sha256=made_by, smiles=wanted, vectors=vector_MD)
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""Ridge and logistic regressions of one target for several penalties, and the choice of one by validation rows.
+"""Ridge and logistic regressions of one target for several penalties, and the choice of one on validation rows.
 
-Shapes: N training rows, R rows to predict, D channels, P penalties, K outputs: 1, or the classes of a softmax.
+Shapes: N training rows, R rows to predict, D channels, P penalties, K outputs: 1, or the number of softmax classes.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from unimol_scale.downstream.metric import Metric
 from unimol_scale.downstream.metrics import score
 from unimol_scale.store.schema import Float64
 
-# Fixed before any score; the best on validation is hardly ever at an end.
+# Chosen before any score was measured; the best penalty on the validation rows is rarely the first or last one.
 RIDGE_PENALTIES = tuple(10.0**power for power in range(-2, 6))
 LOGISTIC_PENALTIES = tuple(10.0**power for power in range(-2, 5))  # 1/C of scikit-learn
 _MOST_ITERATIONS = 2000
@@ -24,8 +24,8 @@ class LinearPath:
     """Linear models of one target, one for each penalty.
 
     Attributes:
-        weight_PKD: their weights.
-        bias_PK: and biases.
+        weight_PKD: weights, float64.
+        bias_PK: biases, float64.
     """
 
     weight_PKD: Float64
@@ -43,10 +43,10 @@ def fit_ridge(
     """Fit ridge regressions, whose bias is not penalised.
 
     Args:
-        train_ND: vectors, whose channels have about the same scale.
-        label_N: to be predicted; NaN where missing.
-        penalties: of the squared weights, beside the sum of squared errors.
-        weight_N: of the rows; None: all weigh the same.
+        train_ND: vectors, whose channels should have about the same scale.
+        label_N: labels, NaN where missing.
+        penalties: factors of the sum of squared weights, which is added to the sum of squared errors.
+        weight_N: weights of the rows; None: equal weights.
     """
     train_ND, label_N, weight_N = _known(train_ND, label_N, weight_N)
     models = [Ridge(alpha=penalty).fit(train_ND, label_N, sample_weight=weight_N) for penalty in penalties]
@@ -66,14 +66,14 @@ def fit_logistic(
 ) -> LinearPath:
     """Fit logistic regressions, whose bias is not penalised.
 
-    Where a class has no row, half a row, or of several classes 1/K of one, stands in for it in the biases.
+    For the biases, a class without rows counts as half a row, or as 1/K of a row with a softmax of K classes.
 
     Args:
-        train_ND: vectors, whose channels have about the same scale.
-        label_N: 0 or 1, or numbers of classes; NaN where missing.
-        penalties: of half the squared weights, beside the sum of the cross-entropies.
-        weight_N: of the rows; None: all weigh the same.
-        num_classes: K of a softmax; 0: the logit of class 1 is returned, K = 1.
+        train_ND: vectors, whose channels should have about the same scale.
+        label_N: labels 0 or 1, or class numbers; NaN where missing.
+        penalties: factors of half the sum of squared weights, which is added to the sum of cross-entropies.
+        weight_N: weights of the rows; None: equal weights.
+        num_classes: number of softmax classes K; 0: one output, the logit of class 1.
     """
     train_ND, label_N, weight_N = _known(train_ND, label_N, weight_N)
     P, D, K = len(penalties), train_ND.shape[1], num_classes or 2
@@ -81,7 +81,7 @@ def fit_logistic(
     there, count = np.unique(label_N).astype(np.int64), len(label_N)
     absent = np.setdiff1d(np.arange(K), there)
     if len(there) > 1:
-        # From the strongest penalty down, each model begins where the one before it ended.
+        # From the strongest penalty down, each fit starts from the previous solution.
         model = LogisticRegression(max_iter=_MOST_ITERATIONS, warm_start=True)
         for at in np.argsort(penalties)[::-1].tolist():
             model.set_params(C=1.0 / penalties[at]).fit(train_ND, label_N, sample_weight=weight_N)
@@ -97,12 +97,12 @@ def fit_logistic(
 
 
 def choose(metric: Metric, labels_RL: Float64, predictions: Sequence[Float64]) -> int:
-    """Return which predictions of validation rows are best; the first one if the metric is defined for none.
+    """Return the index of the model whose predictions of the validation rows are best; 0 if none has a score.
 
     Args:
-        metric: by which.
-        labels_RL: NaN where missing.
-        predictions: [R, L] of each model, or [R, K] probabilities of the classes of the only target.
+        metric: metric of the scores.
+        labels_RL: labels, NaN where missing.
+        predictions: predictions [R, L] of each model, or probabilities [R, K] of the classes of the only target.
     """
     sign = 1.0 if metric.higher_is_better else -1.0
     worth = [score(metric, labels_RL, prediction_RL).value for prediction_RL in predictions]
@@ -110,7 +110,7 @@ def choose(metric: Metric, labels_RL: Float64, predictions: Sequence[Float64]) -
 
 
 def _known(train_ND: Float64, label_N: Float64, weight_N: Float64 | None) -> tuple[Float64, Float64, Float64 | None]:
-    """Return the rows that have a label."""
+    """Return vectors, labels and weights of the rows that have a label."""
     known_N = ~np.isnan(label_N)
     assert known_N.any(), "every target has a training label"
     return train_ND[known_N], label_N[known_N], None if weight_N is None else weight_N[known_N]

@@ -1,4 +1,4 @@
-"""The probe of one seed: vectors of all rows, a head fitted to those of training, and predictions from all.
+"""The probe of one seed: vectors of all rows, a head fitted to those of the training rows, and predictions.
 
 Shapes: M rows, R of them used, D atom channels, W outputs.
 """
@@ -20,17 +20,17 @@ from unimol_scale.downstream.finetuning.problem.seed_problem import SeedProblem
 from unimol_scale.store.schema import Float32, Float64
 
 VECTORS_FOLDER = "vectors"  # in the cache
-_VERSION = 1  # of what the vectors are; part of the name of their file
+_VERSION = 1  # to be increased if the vectors change; part of the name of their file
 
 
 @dataclass(frozen=True, kw_only=True)
 class SeedProbe:
-    """A head, and what it predicts.
+    """A fitted head and its predictions.
 
     Attributes:
-        fitted: how it was fitted.
-        value_RW: predictions of the usable rows, in their order, from their vectors, float64; of several conformers
-            from the mean of theirs.
+        fitted: how the head was fitted.
+        value_RW: predictions from the vectors of the usable rows, in their order, float64; with several conformers,
+            from the mean of their vectors.
     """
 
     fitted: FittedProbe
@@ -41,9 +41,9 @@ def fit_seed_probe(problem: SeedProblem, model: PropertyModel, seed: int) -> See
     """Fit the head of a model in place.
 
     Args:
-        problem: whose ``train.probe`` is set.
-        model: with the backbone that training starts from, and a new head.
-        seed: of the order of the rows and of dropout.
+        problem: data and settings, with ``train.probe`` set.
+        model: model with the backbone that training starts from, and a new head.
+        seed: seed of the order of the rows and of dropout.
 
     Raises:
         RunError: memory is full, a loss is not finite, or the validation rows have no defined score.
@@ -57,9 +57,9 @@ def fit_seed_probe(problem: SeedProblem, model: PropertyModel, seed: int) -> See
 
 
 def frozen_vectors(problem: SeedProblem, model: PropertyModel) -> Float32:
-    """Return what an untrained model's head sees of all usable rows, float32 [M, D], NaN of the others.
+    """Return the inputs of an untrained model's head, float32 [M, D], with NaN for unusable rows.
 
-    Those of pretrained weights are kept in the cache.
+    If the weights are pretrained, the vectors are kept in the cache.
     """
     rows, config = problem.rows, problem.config
     rows_U, max_pairs = np.flatnonzero(rows.usable_M), config.train.max_pairs
@@ -79,7 +79,7 @@ def frozen_vectors(problem: SeedProblem, model: PropertyModel) -> Float32:
         vector_MD[rows_U] = found.vector_RD
         return vector_MD
 
-    if problem.start.backbone is None:  # random weights are other ones for every seed
+    if problem.start.backbone is None:  # random weights differ between seeds
         return compute()
     made_by = hash_json(
         {

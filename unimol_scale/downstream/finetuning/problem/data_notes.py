@@ -1,4 +1,4 @@
-"""What a reader of the scores should know about the data: what was reduced or is missing, and what was seen before."""
+"""Notes on the data for readers of the scores: reduced or missing molecules, and molecules seen in pretraining."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from unimol_scale.store.schema import Float64, Int32, Int64
 
 
 def pretraining_overlap(problems: Sequence[SeedProblem]) -> tuple[Path | None, str | None]:
-    """Return the store of the pretraining, and what it has of the test molecules; None where that is not known."""
+    """Return the pretraining store, and a line on the test molecules that it contains; None for what is unknown."""
     problem = problems[0]
     pretrained_on = problem.start.pretrained_on
     store = problem.config.pretraining_store or (pretrained_on.path if pretrained_on else None)
@@ -28,7 +28,7 @@ def pretraining_overlap(problems: Sequence[SeedProblem]) -> tuple[Path | None, s
         return store, _leakage(store, problem.rows, tested_rows(problems)).describe()
     if pretrained_on is not None:
         missing = pretrained_on.missing
-        return None, f"leakage: not checked, because {missing}; name it with pretraining_store=DIR"
+        return None, f"leakage: not checked, because {missing}; give the store as pretraining_store=DIR"
     return None, None
 
 
@@ -38,7 +38,7 @@ def tested_rows(problems: Sequence[SeedProblem]) -> Int64:
 
 
 def reference_notes(problem: SeedProblem) -> list[str]:
-    """Return lines on the energies of the elements; of a cross-validation, of the first fold."""
+    """Return lines on the energies of the elements; in a cross-validation, those of the first fold."""
     said = [one.describe(target, problem.rows.units.get(target, "")) for target, one in problem.references.items()]
     return (
         said if problem.fold is None else [f"each fold fits its own energies; {problem.fold}: {line}" for line in said]
@@ -46,7 +46,7 @@ def reference_notes(problem: SeedProblem) -> list[str]:
 
 
 def _overlap(problem: SeedProblem) -> str:
-    """Return a line on test molecules and scaffolds that are in training, too; of a cross-validation, in this fold."""
+    """Return a line on test molecules and scaffolds that are also in training; in a cross-validation, in this fold."""
     molecules, split = problem.rows.molecules, problem.split
     line = describe_overlap(
         split.test,
@@ -59,7 +59,7 @@ def _overlap(problem: SeedProblem) -> str:
 
 
 def data_notes(problems: Sequence[SeedProblem], chosen: ChosenInputs, store: Path | None) -> tuple[str, ...]:
-    """Return notes on the data for the user; ``store`` is that of the pretraining, None for random weights."""
+    """Return notes on the data for the user; ``store`` is the pretraining store, None for random weights."""
     problem = problems[0]
     config, rows = problem.config, problem.rows
     molecules = rows.molecules
@@ -74,11 +74,11 @@ def data_notes(problems: Sequence[SeedProblem], chosen: ChosenInputs, store: Pat
         notes.append(classes)
     one_class = [target for at, target in enumerate(rows.targets) if any(_has_one_class(each, at) for each in problems)]
     if one_class:
-        where = "" if problem.fold is None else " of some fold"
-        notes.append(f"targets with one class only among the training rows{where}: {', '.join(one_class)}")
+        where = "" if problem.fold is None else " of at least one fold"
+        notes.append(f"targets with only one class among the training rows{where}: {', '.join(one_class)}")
     notes += describe_learning(config, rows.outputs, _train_weights(problem), str(problem.fold or ""))
     if absent := absent_classes(rows.outputs, [rows.labels_ML[each.split.train] for each in problems]):
-        notes.append(f"classes without a training row, which are never predicted: {', '.join(absent)}")
+        notes.append(f"classes without training rows, which are never predicted: {', '.join(absent)}")
     return tuple(notes)
 
 
@@ -92,7 +92,7 @@ def _train_weights(problem: SeedProblem) -> Float64 | None:
 
 
 def _num_atoms(rows: Rows) -> tuple[Int32, Int32 | None]:
-    """Return the heavy atoms, int32, of every molecule with a label, and all its atoms if hydrogens are among them."""
+    """Return the numbers of heavy atoms of all labelled molecules, int32, and of all atoms if hydrogens are stored."""
     split, position_R = rows.molecules.split, np.unique(rows.molecules.position_M[rows.usable_M])
     num_atoms_R = split.sizes(position_R)[0]
     if not rows.molecules.hydrogens:

@@ -1,4 +1,4 @@
-"""What the first rank tells the others to fit with it."""
+"""A training that the first rank asks the other ranks to share."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,10 @@ class FitJob:
     """One training, which all ranks share.
 
     Attributes:
-        fold: of the cross-validation that it belongs to; None of a single split.
-        config: of the training, such as a trial of a search.
-        split: rows that are learnt, and rows that choose the epoch.
-        seed: of the model.
+        fold: fold of the cross-validation; None for a single split.
+        config: settings of the training, such as those of a trial of a search.
+        split: rows to train on, and rows that choose the epoch.
+        seed: seed of the model.
     """
 
     fold: Fold | None

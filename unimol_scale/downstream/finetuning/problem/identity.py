@@ -1,4 +1,4 @@
-"""What a fine-tuning starts from and what its model is shown, told before any data is read."""
+"""The starting model of a fine-tuning and the form of its input, determined before any data is read."""
 
 from dataclasses import replace
 
@@ -17,14 +17,14 @@ from unimol_scale.model.presets import ModelConfig, preset
 
 
 def identify_start(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes, ChosenInputs]:
-    """Return the dimensions of the model with the dropouts of its training, hashes of the input, and what it is shown.
+    """Return the model's dimensions with the dropout rates of the training, hashes of the inputs, and the input form.
 
-    Random weights in the dimensions of a pretrained model are shown what it would be shown, so that scores can be
-    compared.
+    A model with random weights in the dimensions of a pretrained model gets the same form of input as that model, so
+    their scores can be compared.
 
-    Released models divide by the padded number of atoms, which would make a prediction depend on the other molecules of
-    its micro-batch. Dividing by the number of atoms of each molecule gives what the released model gives for a
-    molecule by itself.
+    Released models divide by the padded number of atoms, which would make a prediction depend on the other molecules in
+    its micro-batch. Here the divisor is each molecule's own number of atoms, which reproduces the released model's
+    output for a single molecule.
     """
     hashes = hash_inputs(config)
     if config.pretrained is None:
@@ -41,7 +41,7 @@ def identify_start(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes, Ch
 
 
 def sees_hydrogens(config: FinetuneConfig) -> bool:
-    """Return what was asked for, else what the models of the folder see, else what the pretrained model has seen."""
+    """Return whether hydrogens are atoms: as requested, else as in the folder's models, else as in pretraining."""
     if config.hydrogens is not None:
         return config.hydrogens
     begun = hydrogens_begun_with(config.folder)

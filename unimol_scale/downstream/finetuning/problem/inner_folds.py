@@ -1,4 +1,4 @@
-"""Searches settings inside the training and validation rows of a split. Shapes: M rows."""
+"""Searches for settings within the training and validation rows of a split. Shapes: M rows."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,16 +19,16 @@ from unimol_scale.downstream.finetuning.tuning.trials import TuneResult
 from unimol_scale.downstream.metrics import undefined
 from unimol_scale.errors import ConfigError
 
-# Settings that change no trial: a search that was begun goes on with other values.
+# Settings that do not affect a trial: an interrupted search continues even if they have changed.
 _NO_TRIALS = FREE | {"tune", "seeds", "repeats"}
 
 
 def tune_problem(problem: SeedProblem, judge: Callable[[SeedProblem], float]) -> TuneResult:
-    """Search settings for a split, whose test rows take no part.
+    """Search for the best settings on the training and validation rows of a split, without its test rows.
 
     Args:
-        problem: with the settings as they are given.
-        judge: trains a model for a problem, and returns the score of its test rows.
+        problem: the data, the split and the settings as given.
+        judge: trains a model for a problem, and returns its score on the problem's test rows.
 
     Raises:
         ConfigError: there are too few rows for the folds, or Optuna is not installed.
@@ -62,12 +62,12 @@ def tune_problem(problem: SeedProblem, judge: Callable[[SeedProblem], float]) ->
 
 
 def inner_splits(problem: SeedProblem) -> list[DataSplit]:
-    """Divide training and validation rows as a cross-validation does, by the same kind of groups as the whole.
+    """Divide training and validation rows into folds, with the same kind of groups as the outer split.
 
-    Of a split by time, by column or by file, the rows of one molecule stay together, and nothing else does.
+    If the outer split is by time, by column or by file, only rows of the same molecule are kept together.
 
     Raises:
-        ConfigError: there are too few rows or groups, or a fold cannot be judged.
+        ConfigError: there are too few rows or groups, or the score of a fold would be undefined.
     """
     config, rows = problem.config, problem.rows
     inside_M = np.zeros(len(rows.usable_M), bool)
@@ -103,7 +103,7 @@ def _kind(split: SplitKind) -> SplitKind:
 
 
 def _name(problem: SeedProblem) -> str:
-    """Return a name that is another one for other data, weights, rows or settings."""
+    """Return a name that differs if the data, weights, rows or settings differ."""
     settings = flatten(strict.to_tree(problem.config))
     tree = {
         "settings": {key: value for key, value in settings.items() if key not in _NO_TRIALS},

@@ -1,4 +1,7 @@
-"""What the model of every seed of a split is fitted to. Shapes: M rows, R of some part, L targets."""
+"""The data, starting model and metric that the models of all seeds of a split share.
+
+Shapes: M rows, R rows of one part of the split, L targets.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,11 +34,11 @@ class StartingModel:
     """The model that the fine-tuning of every seed starts from.
 
     Attributes:
-        model: its dimensions.
-        backbone: pretrained weights; None starts from random ones.
-        coordinate_head: the pretrained one; None: the model has none, or the weights are random.
-        pretrained_on: the store of its pretraining, or why that is not known; None for random weights.
-        masks: pretraining has hidden atoms from it, and it had to predict them.
+        model: dimensions of the model.
+        backbone: backbone with pretrained weights; None: random weights.
+        coordinate_head: pretrained coordinate head; None: the model has none, or the weights are random.
+        pretrained_on: the pretraining store, or the reason why it is unknown; None for random weights.
+        masks: whether the model had to predict hidden atoms in pretraining.
     """
 
     model: ModelConfig
@@ -47,20 +50,20 @@ class StartingModel:
 
 @dataclass(frozen=True, kw_only=True)
 class SeedProblem:
-    """What every seed of one split is fitted to.
+    """Data, starting model and metric that the models of all seeds of one split share.
 
     Attributes:
-        config: of the fine-tuning.
+        config: settings of the fine-tuning.
         rows: the data.
-        split: of the rows.
-        start: the model that training starts from.
-        view: how molecules are shown to it.
-        metric: of validation and test.
-        device: to compute on.
-        hashes: of data and weights.
-        references: target → energies of the elements, fitted to the training rows and taken off the labels of all.
-        fold: whose split it is; None for a single split.
-        ranks: that share every training; None: this process is alone.
+        split: split of the rows.
+        start: model that training starts from.
+        view: form in which molecules are shown to the model.
+        metric: metric of validation and test.
+        device: device to compute on.
+        hashes: hashes of the data and the weights.
+        references: target → energies of the elements, fitted to the training rows and subtracted from all labels.
+        fold: fold that the split belongs to; None for a single split.
+        ranks: ranks that share every training; None: there is only this process.
     """
 
     config: FinetuneConfig
@@ -77,38 +80,38 @@ class SeedProblem:
 
     @property
     def make_sample(self) -> SampleMaker:
-        """Turns rows into what the model sees."""
+        """Converts rows into the input of the model."""
         return SampleMaker(view=self.view, model=self.start.model)
 
     @property
     def split_sizes(self) -> dict[str, int]:
-        """Rows of train, valid and test that are used, and of calibration, if any are set aside."""
+        """Numbers of used rows in train, valid and test, and in calibration if rows are set aside for it."""
         return {name: len(row_R) for name, row_R in self.split.parts.items()}
 
     @property
     def scaling(self) -> Scaling:
-        """Of the training labels."""
+        """Scaling of the labels, from the training rows."""
         rows, transforms = self.rows, self.config.transforms_of(self.rows.targets)
         each = tuple(transforms.get(target, "none") for target in rows.targets) if transforms else ()
         return Scaling.of(rows.learnt_ML[self.split.train], rows.task, rows.outputs.num_classes, each)
 
     @property
     def weight_RL(self) -> Float64 | None:
-        """What the loss of each training label is multiplied by; None: all weigh the same."""
+        """Factor on the loss of each training label, float64 [R, L]; None: equal weights."""
         rows, train = self.rows, self.split.train
         row_weight_R = None if rows.weight_M is None else rows.weight_M[train]
         return loss_weights(rows.learnt_ML[train], row_weight_R, self.config.class_weights)
 
     @property
     def trivial(self) -> tuple[float | None, ...]:
-        """Score of predicting the mean of the training labels, or the shares of their classes, [L]."""
+        """[L] test scores of predicting the mean of the training labels, or the class frequencies; None: undefined."""
         labels_ML = self.rows.learnt_ML
         train_RL, test_RL = labels_ML[self.split.train], labels_ML[self.split.test]
         return trivial_scores(self.metric, train_RL, test_RL, self.rows.outputs.num_classes)
 
     @property
     def training(self) -> TrainingProblem:
-        """What a model is trained on, and by what its epochs are judged."""
+        """Data, loss and weights of a training, and the rows and metric that choose its best epoch."""
         config, bounds = self.config, self.rows.learnt_bounds
         return TrainingProblem(
             train=self.reader(self.split.train, bounded=True),
@@ -122,7 +125,7 @@ class SeedProblem:
         )
 
     def reader(self, row_R: Int64, *, bounded: bool = False) -> RowReader:
-        """Return a reader of some rows; ``bounded``: labels that are censored are their bounds instead of NaN."""
+        """Return a reader of some rows; if ``bounded``, a censored label is its bound instead of NaN."""
         rows = self.rows
         labels_ML = rows.learnt_ML
         if bounded and (bounds := rows.learnt_bounds) is not None:

@@ -1,8 +1,8 @@
-"""Activity cliffs: pairs of very similar molecules with very different labels, which no smooth model gets right.
+"""Activity cliffs: pairs of very similar molecules with very different labels, which no smooth model predicts well.
 
-Similar are molecules whose ECFP4 fingerprints are, both as sets of environments and as counts of them; without the
-counts all long chains would be the same molecule. Pairs are ranked by the structure-activity landscape index, the
-difference of the labels over one minus the similarity (Guha and Van Drie 2008, doi:10.1021/ci7004093).
+Molecules are similar if their ECFP4 fingerprints are, both as sets and as counts of environments; without the counts,
+all long chains would look identical. Pairs are ranked by the structure-activity landscape index: the difference of the
+labels divided by one minus the similarity (Guha and Van Drie 2008, doi:10.1021/ci7004093).
 
 Shapes: N distinct molecules, L targets.
 """
@@ -19,15 +19,15 @@ from unimol_scale.downstream.uncertainty.domain import ECFP_BITS, ECFP_RADIUS
 from unimol_scale.store.schema import Float64, Int64
 
 LEAST_SIMILAR = 0.7
-LEAST_DIFFERENT = 1.0  # standard deviations of the labels; of classes, another one
-MOST_COMPARED = 5_000  # rows, drawn at random; all pairs of their molecules take some seconds
+LEAST_DIFFERENT = 1.0  # standard deviations of the labels; for classes, any other class
+MOST_COMPARED = 5_000  # rows, drawn at random; comparing all pairs of their molecules takes some seconds
 MOST_SHOWN = 6
 _CLOSEST = 0.05  # 1 − similarity below which pairs count as equally similar
 _SEED = 0
 
 
 def drawn_rows(row_R: Int64) -> Int64:
-    """Return rows, int64, ascending: all of these, or ``MOST_COMPARED`` of them at random."""
+    """Return these rows, int64, ascending; if there are more than ``MOST_COMPARED``, that many at random."""
     drawn_R: Int64 = np.sort(np.random.default_rng(_SEED).permutation(row_R)[:MOST_COMPARED])
     return drawn_R
 
@@ -37,11 +37,11 @@ class Cliff:
     """A pair of molecules.
 
     Attributes:
-        first: place of the molecule with the larger label.
-        second: place of the other one.
-        target: whose labels differ.
-        similarity: of the two, the less of both Tanimoto similarities.
-        difference: of their labels, as scaled.
+        first: index of the molecule with the larger label.
+        second: index of the other molecule.
+        target: index of the target whose labels differ.
+        similarity: the lower one of the Tanimoto similarities of bits and of counts.
+        difference: difference of their labels, divided by the scale.
     """
 
     first: int
@@ -61,8 +61,8 @@ class FoundCliffs:
     """What ``find_cliffs`` found.
 
     Attributes:
-        shown: the steepest; each molecule occurs once.
-        pairs: number of all.
+        shown: the steepest cliffs; each molecule occurs at most once.
+        pairs: number of all cliffs.
     """
 
     shown: tuple[Cliff, ...]
@@ -70,12 +70,13 @@ class FoundCliffs:
 
 
 def find_cliffs(smiles: Sequence[str], labels_NL: Float64, scale_L: Float64) -> FoundCliffs:
-    """Return the activity cliffs of molecules, all of which are compared with one another.
+    """Return the activity cliffs among molecules; all pairs are compared.
 
     Args:
-        smiles: [N] of distinct molecules; ``MOST_COMPARED`` take some seconds.
-        labels_NL: NaN where missing; a difference of ``LEAST_DIFFERENT`` times the scale is a cliff.
-        scale_L: standard deviations of the labels; of classes, whose labels are their numbers, 1.
+        smiles: [N] SMILES of distinct molecules; ``MOST_COMPARED`` of them take some seconds.
+        labels_NL: labels, NaN where missing; similar molecules whose labels differ by at least ``LEAST_DIFFERENT``
+            times the scale are a cliff.
+        scale_L: standard deviations of the labels; 1 for classes, whose labels are class numbers.
     """
     bits, counts = _fingerprints(smiles)
     scaled_NL = labels_NL / scale_L
@@ -113,10 +114,10 @@ def _steepest(found: Sequence[Cliff]) -> tuple[Cliff, ...]:
 
 
 def _fingerprints(smiles: Sequence[str]) -> tuple[list[Any], list[Any]]:
-    """Return the fingerprints as bits and as counts. Stereoisomers differ in them."""
+    """Return the fingerprints as bits and as counts; they distinguish stereoisomers."""
     generator: Any = rdFingerprintGenerator.GetMorganGenerator(  # type: ignore[no-untyped-call]
         radius=ECFP_RADIUS, fpSize=ECFP_BITS, includeChirality=True
     )
     with rdBase.BlockLogs():
-        molecules = [Chem.MolFromSmiles(text) or Chem.Mol() for text in smiles]  # one without atoms is like no other
+        molecules = [Chem.MolFromSmiles(text) or Chem.Mol() for text in smiles]  # no atoms: similar to none
     return list(map(generator.GetFingerprint, molecules)), list(map(generator.GetCountFingerprint, molecules))

@@ -1,6 +1,6 @@
 """Draws the pictures of a fine-tuning: parity, ROC curves or a confusion matrix of the test rows; training curves.
 
-Every target has a panel, up to twelve. Imports matplotlib. Shapes: R test rows, L targets.
+Each of the first twelve targets has a panel. Imports matplotlib. Shapes: R test rows, L targets, W outputs.
 """
 
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ def draw_predictions(path: Path, outcome: FinetuneResult, labels_RL: Float64, pr
     """Draw predictions of the test rows: against the labels (regression), as ROC curves, or as a confusion matrix.
 
     Args:
-        path: of the picture.
+        path: file of the picture.
         outcome: names and scores.
-        labels_RL: of the test rows.
-        predictions: [R, W] of each seed, or of each repeat of a cross-validation.
+        labels_RL: labels of the test rows, NaN where missing.
+        predictions: [R, W] predictions of each seed, or of each repeat of a cross-validation.
     """
     if outcome.outputs.num_classes:
         _draw_confusions(path, outcome, count_confusions(outcome.outputs, labels_RL, predictions))
@@ -80,7 +80,7 @@ def draw_training_curves(path: Path, outcome: FinetuneResult) -> None:
 def _parity(axis: Any, label_R: Float64, predictions: Sequence[Float64], unit: str, spread: str) -> None:  # noqa: ANN401
     there = ~np.isnan(label_R)
     label = label_R[there]
-    if len(label):  # of several targets, one may have no label in the test
+    if len(label):  # with several targets, some may have no test labels
         stacked = np.stack([p[there] for p in predictions])
         mean = stacked.mean(0)
         axis.errorbar(label, mean, yerr=stacked.std(0), fmt="o", ms=2.5, lw=0.5, color=MODEL_COLOUR, alpha=0.6)

@@ -1,4 +1,4 @@
-"""Writes the report of a fine-tuning, report.md, and its pictures; and report.html, which is the same in one file."""
+"""Writes the report of a fine-tuning: report.md with its pictures, and report.html, the same report in one file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,11 +58,11 @@ def write_report(
     """Write report and pictures from the results and the predictions in the folder.
 
     Args:
-        folder: of the fine-tuning.
-        outcome: its results.
-        config: its settings.
-        worst: test rows that were predicted worst, the worst first.
-        curve: points of the learning curve; none, if there is no curve.
+        folder: folder of the fine-tuning.
+        outcome: results of the fine-tuning.
+        config: settings of the fine-tuning.
+        worst: test rows with the worst predictions, the worst first.
+        curve: points of the learning curve; empty if there is no curve.
     """
     pictures, spread_lines, more = ["course.png"], [], []
     if outcome.has_test:
@@ -85,7 +85,7 @@ def write_report(
 
 
 def _test_rows(folder: Path, outcome: FinetuneResult) -> tuple[Float64, list[Float64]]:
-    """Return labels [R, L] of the test rows, and predictions of each seed, or of each repeat of a cross-validation."""
+    """Return labels [R, L] of the test rows and predictions [R, W] of each seed, or of each repeat."""
     if outcome.folds:
         return read_out_of_fold(folder, outcome.outputs).by_repeat()
     labels, predictions = [], []
@@ -114,9 +114,9 @@ def _conformer_line(folder: Path, outcome: FinetuneResult, config: FinetuneConfi
         said.append(shown if len(names) == 1 else f"{name} {shown}")
     more = len(names) - HEADLINE_TARGETS
     return (
-        f"predictions are means over up to {config.conformers} conformers of a molecule; their standard deviation over "
-        f"conformers, as a mean of the test rows and seeds: {', '.join(said)}"
-        + (f" and {more:,} more in the predictions" if more > 0 else "")
+        f"predictions are means over up to {config.conformers} conformers per molecule; the standard deviation over "
+        f"conformers, averaged over test rows and seeds, is {', '.join(said)}"
+        + (f" (for {more:,} more, see the prediction files)" if more > 0 else "")
     )
 
 
@@ -136,7 +136,7 @@ def _lines(
         f"{config.split} split: {sizes['train']:,} train{fraction}, {sizes['valid']:,} valid, {sizes['test']:,} test"
     )
     if "calibration" in sizes:
-        divided += f", {sizes['calibration']:,} for calibration alone"
+        divided += f", {sizes['calibration']:,} only for calibration"
     if outcome.folds:
         divided = describe_split(outcome, config)
     lines = [
@@ -153,7 +153,7 @@ def _lines(
     ]
     lines += [f"- {note}" for note in (*outcome.notes, *_baseline_notes(outcome))]
     if outcome.has_test:
-        lines.append(f"- {outcome.leakage}" if outcome.leakage else "- leakage: no pretraining store to look into")
+        lines.append(f"- {outcome.leakage}" if outcome.leakage else "- leakage: no pretraining store to compare with")
     lines += [f"- {line}" for line in ([STANDARDISED] if outcome.task == "regression" else []) + _bound_lines(outcome)]
     lines += [
         "",
@@ -170,13 +170,13 @@ def _lines(
     lines += _row_lines(outcome)
     undefined = sorted({reason for seed in outcome.seeds for reason in seed.undefined})
     if undefined:
-        lines += ["", "Not defined, and left out of the mean: " + "; ".join(undefined) + "."]
+        lines += ["", "Undefined scores, which are left out of the mean: " + "; ".join(undefined) + "."]
     return lines
 
 
 _ROW_WORDS = {
     "rows": "in the data",
-    "unlabelled": "with a molecule and no label",
+    "unlabelled": "with a usable molecule but no label",
     "unused": "in no part of the split",
     "used": "used",
     "reduced_to_fragment": "used, reduced to the largest fragment",
@@ -187,7 +187,7 @@ _ROW_WORDS = {
 
 
 def _row_lines(outcome: FinetuneResult) -> list[str]:
-    """Return a table of what became of the rows."""
+    """Return a table that counts used, skipped and unlabelled rows."""
     if not outcome.row_counts:
         return []
     rows = []
@@ -199,7 +199,7 @@ def _row_lines(outcome: FinetuneResult) -> list[str]:
 
 
 def _bound_lines(outcome: FinetuneResult) -> list[str]:
-    """Return how many bounds the predictions violate, over all models."""
+    """Return a line on the number of bounds that the predictions of all models violate."""
     said = []
     for part in outcome.split_sizes:
         total = sum(seed.bounds.get(part, 0) for seed in outcome.seeds)
@@ -209,18 +209,18 @@ def _bound_lines(outcome: FinetuneResult) -> list[str]:
     if not said:
         return []
     return [
-        f"censored labels (bounds): the predictions of all models violate {', '.join(said)}; scores use the other "
-        "labels only, and so do the baselines"
+        f"censored labels (bounds): the predictions of all models together violate {', '.join(said)}; scores and "
+        "baselines use only the other labels"
     ]
 
 
 def _against_baselines(outcome: FinetuneResult) -> list[str]:
-    """Return which is better, the models or what needs no pretraining, and a table of all of them."""
+    """Return lines that compare the models with the baselines, and a table of all scores."""
     found = outcome.baselines
     if found is None:
         return []
     best, others = found.best, [name for name in found.names if name != found.chosen]
-    lines = [] if outcome.confidence is not None else [f"**{outcome.verdict}**", ""]  # the first lines have it
+    lines = [] if outcome.confidence is not None else [f"**{outcome.verdict}**", ""]  # otherwise the headline has it
     if len(outcome.targets) > 1:
         lines += [f"Target by target, against the best baseline: {count_verdicts(best)}.", ""]
     unit = f" ({outcome.unit})" if outcome.unit else ""
@@ -256,7 +256,7 @@ def _against_baselines(outcome: FinetuneResult) -> list[str]:
 
 
 def _model_scores(outcome: FinetuneResult) -> tuple[str, str]:
-    """Return the scores of validation and test rows, means over seeds."""
+    """Return the scores on validation and test rows, as means over seeds."""
     if outcome.has_mean:
         both = [(seed.valid, seed.test) for seed in outcome.seeds]
     else:
@@ -267,17 +267,17 @@ def _model_scores(outcome: FinetuneResult) -> tuple[str, str]:
 
 
 def _baseline_notes(outcome: FinetuneResult) -> list[str]:
-    """Return what the baselines are, and what they were not given."""
+    """Return lines that say what the baselines are, and which rows they did not use."""
     found = outcome.baselines
     if found is None:
         return []
     files = ", ".join(f"baselines-seed-{member.seeds[0]}.parquet" for member in found.members)
     notes = [
-        f"baselines: forests of {TREES} trees and gradient boosting (scikit-learn, defaults otherwise) on ECFP counts "
-        f"(Morgan, radius {ECFP_RADIUS}, {ECFP_COUNTS:,}) and on the {NUM_DESCRIPTORS} descriptors of RDKit, fitted to "
-        "the same training rows; the best is the one with the best validation score. Intervals: paired bootstrap over "
-        "test molecules and seeds, so they hold for molecules like those of the test rows. Predictions for validation "
-        f"and test rows: {files}"
+        f"baselines: random forests of {TREES} trees and gradient boosting (scikit-learn) on ECFP counts "
+        f"(Morgan, radius {ECFP_RADIUS}, {ECFP_COUNTS:,} numbers) and on {NUM_DESCRIPTORS} RDKit descriptors, fitted "
+        "to the same training rows; the best is the one with the best validation score. The intervals come from a "
+        "paired bootstrap over test molecules and seeds, so they apply to molecules like the test molecules. "
+        f"Predictions for validation and test rows: {files}"
     ]
     limits: dict[str, int] = {}
     for member in found.members:
@@ -287,7 +287,7 @@ def _baseline_notes(outcome: FinetuneResult) -> list[str]:
         said = ", ".join(f"{shown_baseline(name)} {most:,}" for name, most in limits.items())
         notes.append(
             f"to save time, some baselines were fitted to a random subset of the {rows:,} training rows ({said}); with "
-            "all rows they would be better"
+            "all rows they would probably be better"
         )
     if unreadable := max(member.unreadable for member in found.members):
         notes.append(
@@ -298,13 +298,13 @@ def _baseline_notes(outcome: FinetuneResult) -> list[str]:
 
 
 def _result(outcome: FinetuneResult) -> str:
-    """Return the score of the test rows in words; targets in different units have no common one."""
+    """Return the score of the test rows in words; targets in different units have no common score."""
     if not outcome.has_test:
-        return "no rows were set aside for a test, so how good the models are is not known here"
+        return "no rows were set aside for a test, so the quality of the models is unknown"
     if not outcome.has_mean:
         means = [value for value in map(outcome.standardised, outcome.seeds) if value is not None]
         common = f"; the mean in standard deviations of the training labels is {np.mean(means):.3g}" if means else ""
-        return f"{outcome.metric} of the test rows: target by target below, since their units differ{common}"
+        return f"{outcome.metric} of the test rows: see the scores of each target below, whose units differ{common}"
     if outcome.folds:
         return describe_score(outcome)
     text = f"{outcome.metric} of the test rows: **{outcome.mean:.4g}**"
@@ -315,7 +315,7 @@ def _result(outcome: FinetuneResult) -> str:
 
 
 def _spread_lines(outcome: FinetuneResult, labels_RL: Float64, predictions: Sequence[Float64]) -> list[str]:
-    """Return whether the spread over seeds follows the error, and how many labels lie within two of it."""
+    """Return whether the spread over seeds grows with the error, and the share of labels within twice the spread."""
     if len(predictions) < 2 or outcome.folds:
         return []
     value_SRL = np.stack(predictions)
@@ -324,12 +324,13 @@ def _spread_lines(outcome: FinetuneResult, labels_RL: Float64, predictions: Sequ
         labels_RL = np.where(np.isnan(labels_RL), np.nan, 1.0)  # what that probability should be
     there_RL = ~np.isnan(labels_RL)
     error_RL, spread_RL = np.abs(value_SRL.mean(0) - labels_RL), value_SRL.std(0, ddof=1)
-    said = [] if outcome.confidence is not None else [describe_spread(spread_RL, error_RL)]  # the first lines say it
+    said = [] if outcome.confidence is not None else [describe_spread(spread_RL, error_RL)]  # else the headline says it
     if outcome.task == "regression":
         within = (error_RL <= 2.0 * spread_RL)[there_RL].mean()
         said.append(
             "the spread over seeds (seed_std of `predict`) is not an error bar: "
-            f"{within:.0%} of the test labels lie within twice the spread; within two error bars it would be about 95 %"
+            f"{within:.0%} of the test labels lie within twice the spread; for two standard errors it would be about "
+            "95 %"
         )
     return said
 

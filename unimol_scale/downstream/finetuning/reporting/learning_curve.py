@@ -1,6 +1,6 @@
-"""How the score grows with the labels: the same fine-tuning with fewer training rows, judged on the same test rows.
+"""Learning curve: the same fine-tuning with fewer training labels, scored on the same test rows.
 
-Each is a fine-tuning of its own in a folder below that of the whole, so an interrupted curve goes on where it was.
+Each point is a fine-tuning in a folder below that of the whole, so an interrupted curve continues where it stopped.
 """
 
 import logging
@@ -18,21 +18,21 @@ from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.downstream.finetuning.results import FinetuneResult, plus_minus, sample_std
 from unimol_scale.errors import ConfigError, RunError
 
-FRACTIONS = (0.125, 0.25, 0.5)  # of the training rows that the whole has
+FRACTIONS = (0.125, 0.25, 0.5)  # of the training rows of the whole fine-tuning
 CURVE_TABLE, CURVE_PICTURE, CURVE_FOLDER = "learning-curve.csv", "learning-curve.png", "learning-curve"
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePoint:
-    """What a part of the labels comes to.
+    """Scores with a part of the training labels.
 
     Attributes:
-        fraction: of the labels of the training rows that the whole has.
-        train_rows: that were used; of a cross-validation, in its first fold.
-        score: of the test rows, mean over seeds; of targets in different units, in standard deviations of the labels.
-        seed_std: over seeds; NaN of one.
-        baseline: score of the best baseline; None: there is none.
+        fraction: fraction of the training rows of the whole fine-tuning.
+        train_rows: number of training rows; in a cross-validation, of its first fold.
+        score: test score, mean over seeds; for targets in different units, in standard deviations of the labels.
+        seed_std: standard deviation of the score over seeds; NaN with one seed.
+        baseline: score of the best baseline; None: there are no baselines.
     """
 
     fraction: float
@@ -45,13 +45,13 @@ class CurvePoint:
 def measure_curve(
     config: FinetuneConfig, whole: FinetuneResult, fit: Callable[[FinetuneConfig], FinetuneResult]
 ) -> tuple[CurvePoint, ...]:
-    """Return the points of a curve, the fewest labels first and the whole last.
+    """Return the points of a curve, from the fewest labels to the whole fine-tuning.
 
     Args:
-        config: of the whole.
-        whole: its result.
-        fit: does a fine-tuning, or reads it if it is there. One whose labels are too few to be learnt is left out with
-            a warning.
+        config: settings of the whole fine-tuning.
+        whole: result of the whole fine-tuning.
+        fit: runs a fine-tuning, or reads its results if it is finished. A point with too few labels to learn from is
+            left out with a warning.
     """
     points = []
     for fraction in FRACTIONS:
@@ -66,7 +66,7 @@ def measure_curve(
         try:
             points.append(_point(fraction, fit(part), whole))
         except (ConfigError, RunError) as error:
-            _log.warning("the learning curve has no point at %g of the labels: %s", fraction, error)
+            _log.warning("the learning curve has no point for a fraction of %g of the labels: %s", fraction, error)
     return (*points, _point(1.0, whole, whole))
 
 
@@ -76,7 +76,7 @@ def lacks_curve(folder: Path) -> bool:
 
 
 def curve_section(folder: Path, outcome: FinetuneResult, points: Sequence[CurvePoint]) -> list[str]:
-    """Return the lines of a learning curve, and write its table and its picture; none without points."""
+    """Write the table and the picture of a learning curve, and return its section; [] without points."""
     if not points:
         return []
     lines = ["fraction,train_rows,score,seed_std,baseline"]
@@ -101,8 +101,8 @@ def curve_section(folder: Path, outcome: FinetuneResult, points: Sequence[CurveP
         "",
         "## Learning curve",
         "",
-        "The same fine-tuning with a part of the labels of its training rows. If the curve is not flat at its end, "
-        "more labels would help. If it is flat, less noise in the labels or another model would help more.",
+        "The same fine-tuning with only a part of its training rows. If the curve still improves at its end, more "
+        "labels would help. If it is flat there, less noisy labels or another model would help more.",
         "",
         f"![]({CURVE_PICTURE})",
         "",
@@ -111,7 +111,7 @@ def curve_section(folder: Path, outcome: FinetuneResult, points: Sequence[CurveP
 
 
 def draw_curve(path: Path, metric: str, points: Sequence[CurvePoint]) -> None:
-    """Draw scores over training rows: the model with bars of its seeds, and the best baseline."""
+    """Draw scores against the number of training rows: the model, with its spread over seeds, and the best baseline."""
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
     axes = figure.subplots()
     rows = [one.train_rows for one in points]
@@ -145,7 +145,7 @@ def _point(fraction: float, outcome: FinetuneResult, whole: FinetuneResult) -> C
 
 
 def _scores(outcome: FinetuneResult, whole: FinetuneResult) -> list[float | None]:
-    """Return the score of each seed; errors in different units are all scaled as those of the whole are."""
+    """Return the score of each seed; errors in different units are scaled as in the whole fine-tuning."""
     if whole.has_mean:
         return [seed.test for seed in outcome.seeds]
     alike = replace(outcome, label_std=whole.label_std)

@@ -31,12 +31,12 @@ MOLECULES = "molecules"  # folder of the pictures
 
 
 def worst_section(folder: Path, outcome: FinetuneResult, worst: Sequence[WorstPrediction]) -> list[str]:
-    """Return the lines of the worst predictions, and draw their molecules; none without test rows.
+    """Draw the molecules of the worst predictions and return their section; [] without test rows.
 
     Args:
-        folder: of the report; the pictures go into a folder in it.
-        outcome: of the fine-tuning.
-        worst: the worst first.
+        folder: folder of the report; the pictures are written to a folder in it.
+        outcome: results of the fine-tuning.
+        worst: the worst predictions, the worst first.
     """
     if not worst:
         return []
@@ -58,15 +58,16 @@ def worst_section(folder: Path, outcome: FinetuneResult, worst: Sequence[WorstPr
         "",
         "## Worst predictions",
         "",
-        f"The {counted(len(rows), 'test molecule')} {by}. Look for what they have in common: the models have not "
-        "learnt it. Other common reasons are wrong labels, and molecules unlike all training molecules.",
+        f"The {counted(len(rows), 'test molecule')} {by}. Look for what these molecules have in common, which the "
+        "models may not have learnt. Other common reasons are wrong labels, and molecules unlike all training "
+        "molecules.",
         "",
         *markdown_table(header, rows),
     ]
 
 
 def cliff_section(folder: Path, outcome: FinetuneResult) -> list[str]:
-    """Return the lines of the activity cliffs among all labelled molecules, and draw them; none if there are none."""
+    """Draw the activity cliffs among all labelled molecules and return their section; [] if there are none."""
     table = pq.read_table(folder / f"predictions-seed-{outcome.seeds[0].seed}.parquet")
     outputs, smiles = outcome.outputs, table["smiles"].to_pylist()
     labels_ML = outputs.read_labels(table)
@@ -98,7 +99,7 @@ def _cliff_sentence(outcome: FinetuneResult, found: FoundCliffs, molecules: int,
     differ = (
         "are of different classes"
         if outcome.outputs.classes_each
-        else f"differ by more than {LEAST_DIFFERENT:g} standard deviation of the labels"
+        else f"have labels at least {LEAST_DIFFERENT:g} standard deviation apart"
     )
     return (
         f"{counted(found.pairs, 'pair')} of {molecules:,} labelled molecules{drawn} {differ}, although the "
@@ -114,7 +115,7 @@ def _parts(table: "pq.Table") -> list[str | None]:
 
 
 def _tested(folder: Path, outcome: FinetuneResult) -> Mapping[str, Float64]:
-    """Return the molecules of the test rows → outputs [W], means over the models that had not seen them."""
+    """Return SMILES of test rows → predictions [W], as means over the models that were not trained on them."""
     if not outcome.has_test:
         return {}
     if outcome.folds:
@@ -138,7 +139,7 @@ def _near_cells(folder: Path, outcome: FinetuneResult, one: WorstPrediction, nam
 
 
 def _picture(folder: Path, name: str, smiles: str) -> str:
-    """Draw a molecule; return what shows it, and its SMILES, in Markdown."""
+    """Draw a molecule; return Markdown that shows the picture and the SMILES."""
     draw_molecule(folder / MOLECULES / f"{name}.svg", smiles)
     return f"![]({MOLECULES}/{name}.svg) `{smiles}`"
 
@@ -162,7 +163,7 @@ def _shown_prediction(outcome: FinetuneResult, one: WorstPrediction) -> str:
 
 
 def _shown_value(outcome: FinetuneResult, target: int, value_W: Float64) -> str:
-    """Return what is predicted of a target: a number, or the predicted class with its probability."""
+    """Return the prediction of a target as text: a number, or the predicted class with its probability."""
     outputs = outcome.outputs
     if not outputs.classes_each:
         return f"{value_W[target]:.4g}{_unit(outcome, target)}"
