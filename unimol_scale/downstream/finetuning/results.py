@@ -38,21 +38,23 @@ class SeedResult:
     """Results of one seed.
 
     Attributes:
-        seed: of the initialisation and of the order of rows.
+        seed: seed of the initialisation and of the order of the rows.
         valid: score of the validation rows at the best epoch.
-        test: score of the test rows at that epoch; None: no rows were set aside for a test.
-        test_by_target: [L]; None where it is undefined.
+        test: score of the test rows at the best epoch; None: no rows were set aside for a test.
+        test_by_target: [L] test score of each target; None where it is undefined.
         undefined: for each target without a score, the reason.
-        best_epoch: its number, from 1.
+        best_epoch: number of the best epoch, from 1.
         losses: mean training loss of each epoch.
-        valid_scores: of each epoch; for several targets of a regression, of scaled labels (``Scaling.comparable``).
-        noise_losses: of each epoch, of predicting the noise on the coordinates; empty: it was not predicted.
-        fold: of a cross-validation, in whose rows ``test`` was measured; None for a single split.
-        split_sizes: rows of train, valid and test of that fold; empty for a single split.
-        trivial: [L] score there of predicting the mean of the fold's training labels; empty for a single split.
-        bounds: labels of each part that are censored; empty: there are none.
-        violated_bounds: of these, how many predictions lie on the wrong side; empty likewise.
-        chosen: setting → value that the validation rows chose: "penalty" or "learning_rate" of a probe; else empty.
+        valid_scores: validation score of each epoch; for a regression of several targets, of scaled labels
+            (``Scaling.comparable``).
+        noise_losses: loss of each epoch for predicting the noise on the coordinates; empty: the noise was not
+            predicted.
+        fold: fold of a cross-validation in which ``test`` was measured; None for a single split.
+        split_sizes: part ("train", "valid", "test") → number of rows in the fold; empty for a single split.
+        trivial: [L] test scores in the fold of predicting the mean of its training labels; empty for a single split.
+        bounds: part → number of censored labels; empty: there are none.
+        violated_bounds: part → number of bounds with the prediction on the wrong side; empty: there are no bounds.
+        chosen: for a probe, "penalty" or "learning_rate" → value chosen on the validation rows; otherwise empty.
     """
 
     seed: int
@@ -73,7 +75,7 @@ class SeedResult:
 
     @property
     def valid_scaled(self) -> float:
-        """Score of the validation rows at the best epoch, of scaled labels where there are several targets."""
+        """Validation score at the best epoch; for a regression of several targets, of scaled labels."""
         return self.valid_scores[self.best_epoch - 1]
 
 
@@ -82,35 +84,37 @@ class FinetuneResult:
     """Results of a fine-tuning over all seeds, or over all folds of a cross-validation.
 
     Attributes:
-        name: of the data.
-        start: model that the weights started from.
-        start_sha256: of its weights; None for random ones.
+        name: name of the data.
+        start: name of the starting model.
+        start_sha256: SHA-256 of the starting weights; None for random weights.
         task: kind of the labels.
-        metric: that chose the best epoch, and is computed of the test rows.
+        metric: name of the metric that chose the best epoch and is reported for the test rows.
         targets: [L] names.
-        units: target → unit, where one is known.
+        units: target → unit, for targets with a known unit.
         rows: number of rows in the data.
-        unlabelled: rows with a molecule and no label.
-        skipped: rows without a usable molecule.
-        split_sizes: rows of train, valid and test that were used; of a cross-validation, in its first fold.
+        unlabelled: number of rows with a usable molecule but no label.
+        skipped: number of rows without a usable molecule.
+        split_sizes: part → number of used rows; for a cross-validation, in its first fold.
         notes: what a reader of the scores should know about the data.
-        leakage: a line on test molecules in the pretraining store; None if that is unknown.
-        seeds: results of each model: of a single split, of each seed; of a cross-validation, of each fold of each
-            repeat.
-        trivial: [L] score of predicting the mean of the training labels, of a cross-validation the mean over folds;
+        leakage: a line on test molecules in the pretraining store; None if this is unknown.
+        seeds: results of each model: one per seed for a single split; one or more per fold of each repeat for a
+            cross-validation.
+        trivial: [L] scores of predicting the mean of the training labels; for a cross-validation, means over folds;
             empty in files older than this key.
-        test_molecules: [L] distinct test molecules with a label, of all folds together; empty likewise.
-        label_std: [L] standard deviation of the training labels of a regression, of a cross-validation in its first
-            fold; empty likewise.
-        higher_is_better: whether a higher value of the metric is better; None in older files, whose metric is ours.
-        in_label_units: whether the metric is in the unit of the labels; None likewise.
-        baselines: what needs no pretraining, fitted to the same rows, and how the models differ from it; None: that was
-            turned off, or in older files.
-        classes: target → names of its classes in the order of their numbers; targets of numbers, or of 0 and 1, are not
-            there.
-        row_counts: what became of the rows of the data (``count_rows``); empty in files older than this key.
-        confidence: how sure the predictions are; None in older files.
-        tuning: the search for settings, or one for each fold; empty: there was none.
+        test_molecules: [L] numbers of distinct labelled test molecules, over all folds; empty in files older than this
+            key.
+        label_std: [L] standard deviations of the training labels of a regression; for a cross-validation, in its first
+            fold; empty in files older than this key.
+        higher_is_better: whether a higher value of the metric is better; None in older files, which know only
+            built-in metrics.
+        in_label_units: whether the metric is in the unit of the labels; None in older files.
+        baselines: models without pretraining fitted to the same rows, and their differences from the fine-tuned models;
+            None if they were turned off, or in older files.
+        classes: target → names of its classes in the order of their numbers; without targets that are numbers, or 0
+            and 1.
+        row_counts: numbers of used, skipped and unlabelled rows (``count_rows``); empty in files older than this key.
+        confidence: reliability of the predictions, measured on the test rows; None in older files.
+        tuning: the hyperparameter search, or one per fold; empty: there was none.
     """
 
     name: str
@@ -140,7 +144,7 @@ class FinetuneResult:
 
     @property
     def outputs(self) -> Outputs:
-        """What the models say of a molecule."""
+        """The outputs of the models for a molecule."""
         return Outputs(task=self.task, targets=self.targets, classes=self.classes)
 
     @property
@@ -170,7 +174,7 @@ class FinetuneResult:
 
     @property
     def test_to_train(self) -> float:
-        """Test rows over rows for training and validation, the mean over folds of a cross-validation."""
+        """Ratio of test rows to rows for training and validation; for a cross-validation, the mean over folds."""
         sizes = [seed.split_sizes for seed in self.seeds if seed.fold is not None] or [self.split_sizes]
         return float(np.mean([each["test"] / (each["train"] + each["valid"]) for each in sizes]))
 
@@ -186,7 +190,7 @@ class FinetuneResult:
 
     @property
     def seed_std(self) -> float:
-        """Standard deviation of the test score over seeds and folds, which is not an error bar; NaN for one."""
+        """Standard deviation of the test score over seeds and folds, which is not an error bar; NaN for one model."""
         return sample_std([seed.test for seed in self.seeds if seed.test is not None])
 
     @property
@@ -196,13 +200,13 @@ class FinetuneResult:
 
     @property
     def unit(self) -> str:
-        """Unit of the score; "" if it has none, or not the same one for all targets."""
+        """Unit of the score; "" if it has none, or if the units of the targets differ."""
         units = {self.units.get(target, "") for target in self.targets}
         return units.pop() if self.has_unit and len(units) == 1 else ""
 
     @property
     def has_mean(self) -> bool:
-        """Whether a mean over the targets makes sense; of errors it does only if all have the same unit."""
+        """Whether a mean over the targets makes sense; for errors, only if all targets have the same unit."""
         return len(self.targets) == 1 or not self.has_unit or bool(self.unit)
 
     def standardised(self, seed: SeedResult) -> float | None:
@@ -215,7 +219,7 @@ class FinetuneResult:
 
     @property
     def cautions(self) -> tuple[str, ...]:
-        """Warnings that must be shown with the score; none without test rows."""
+        """Warnings that must be shown with the score; empty without test rows."""
         if not self.has_test:
             return ()
         scores = [self.target_mean(at) for at in range(len(self.targets))]
@@ -259,7 +263,7 @@ class FinetuneResult:
         return f"{self.name} from {self.start}: {result}{caution}"
 
     def _describe_validation(self) -> str:
-        """Return the score of the validation rows, where there are no test rows."""
+        """Return a text with the score of the validation rows, for results without test rows."""
         if self.has_mean:
             scores, unit = [seed.valid for seed in self.seeds], f" {self.unit}" if self.unit else ""
         else:
@@ -268,14 +272,14 @@ class FinetuneResult:
         return f"no test rows; {self.metric} {shown}{unit} of the validation rows, which chose the epoch"
 
     def describe_folds(self) -> str:
-        """Return how many folds and repeats there are, such as "5 folds × 2 repeats"."""
+        """Return the numbers of folds and repeats as text, such as "5 folds × 2 repeats"."""
         repeats = self.num_repeats
         number = len(self.folds) // repeats
         return f"{number} folds" + (f" × {repeats} repeats" if repeats > 1 else "")
 
     @property
     def verdict(self) -> str:
-        """The models against the best baseline in a sentence, with its 95 % interval; "" if there are no baselines."""
+        """A sentence that compares the models with the best baseline (95 % interval); "" without baselines."""
         if self.baselines is None:
             return ""
         return verdict_sentence(self.baselines, self.metric, self.outputs.trivial)
@@ -303,7 +307,7 @@ def sample_std(values: Sequence[float]) -> float:
 
 
 def plus_minus(mean: float, std: float) -> str:
-    """Return a mean with its standard deviation as text, without it if that is NaN."""
+    """Return a mean with its standard deviation as text; if the latter is NaN, only the mean."""
     return f"{mean:.4g}" if np.isnan(std) else f"{mean:.4g} ± {std:.2g}"
 
 
@@ -326,7 +330,7 @@ def read(folder: Path) -> FinetuneResult | None:
 
 
 def lacks_baselines(folder: Path) -> bool:
-    """Return whether baselines were turned off in a finished fine-tuning; older versions did not know them."""
+    """Return whether a finished fine-tuning has no baselines: they were turned off, or an older version wrote it."""
     tree = read_recorded(folder / RESULTS_NAME, _REMEDY)
     return "baselines" in tree and tree["baselines"] is None
 
@@ -336,14 +340,14 @@ def write_predictions(
 ) -> None:
     """Write every row with its part, labels and predictions; null where a label or prediction is missing.
 
-    Of classes with names, the label and "predicted TARGET" are names, and "predicted TARGET p(CLASS)" is a probability.
+    For named classes, the label and "predicted TARGET" are names, and "predicted TARGET p(CLASS)" is a probability.
 
     Args:
-        path: of the Parquet file.
-        rows: of the data.
-        split: which rows are of which part.
-        value_MW: fp64, NaN where a row has none.
-        conformer_std_MW: fp64, standard deviation over conformers, NaN where there is none; None: no such columns.
+        path: path of the Parquet file.
+        rows: the rows of the data.
+        split: the part of each row.
+        value_MW: float64 predictions, NaN for rows without one.
+        conformer_std_MW: float64 standard deviations over conformers, NaN where undefined; None: no such columns.
     """
     part_M = np.full(len(value_MW), "", dtype=object)
     for name, row_R in split.parts.items():
@@ -371,9 +375,9 @@ def write_predictions(
 
 
 def read_predictions(folder: Path, seed: int, targets: Sequence[str]) -> Float64:
-    """Return what the model of a seed predicts of every row, float64 [M, L], NaN where it predicts nothing.
+    """Return the predictions of a seed's model for every row, float64 [M, L], NaN where there is none.
 
-    Where classes have names, ``targets`` are ``Outputs.names``.
+    If classes have names, ``targets`` must be ``Outputs.names``.
     """
     table = pq.read_table(folder / f"predictions-seed-{seed}.parquet", columns=[f"{PREDICTED}{t}" for t in targets])
     values = [table[f"{PREDICTED}{target}"].to_numpy(zero_copy_only=False).astype(np.float64) for target in targets]

@@ -1,6 +1,6 @@
-"""Divides labelled rows into training, validation and test, and checks that each part can be learnt or judged.
+"""Divides labelled rows into training, validation and test rows, and checks that each part has usable labels.
 
-Energies of the elements are taken off here, for they are fitted to the training rows.
+Energies of the elements are subtracted here, since they are fitted to the training rows.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ ONE_OF_SEVERAL = ("classification", "multiclass")  # tasks of one target with cl
 
 
 class _Given(TypedDict):
-    """What is known of the rows, whatever the split."""
+    """Arguments about the rows that every kind of split needs."""
 
     usable_M: NDArray[np.bool_]
     scaffold_smiles: Sequence[str]
@@ -37,10 +37,10 @@ class _Given(TypedDict):
 
 
 def split_labelled(config: FinetuneConfig, rows: Rows) -> tuple[tuple[Fold | None, DataSplit], ...]:
-    """Divide the usable rows, once or for each fold, and leave out the training rows beyond ``label_fraction``.
+    """Divide the usable rows, once or for each fold, and drop the training rows beyond ``label_fraction``.
 
     Returns:
-        Each fold of a cross-validation with its rows; of a single split, None with its rows.
+        For a cross-validation, each fold with its split; for a single split, None with the split.
 
     Raises:
         ConfigError: the rows cannot be divided in this way.
@@ -70,7 +70,7 @@ def split_labelled(config: FinetuneConfig, rows: Rows) -> tuple[tuple[Fold | Non
 
 
 def _kept(config: FinetuneConfig, rows: Rows, split: DataSplit) -> DataSplit:
-    """Return the split with as many training rows as are wanted, some of them for calibration."""
+    """Return the split with the requested fraction of training rows, some of them set aside for calibration."""
     split = replace(split, train=keep_fraction(split.train, config.label_fraction, config.seed))
     return set_aside(split, config.calibration_fraction, rows.molecules.smiles, config.seed)
 
@@ -78,13 +78,13 @@ def _kept(config: FinetuneConfig, rows: Rows, split: DataSplit) -> DataSplit:
 def take_off_references(
     config: FinetuneConfig, rows: Rows, split: DataSplit
 ) -> tuple[Rows, dict[str, FittedReferences]]:
-    """Take energies of the elements, fitted to the training rows, off the labels that are total energies.
+    """Subtract energies of the elements, fitted to the training rows, from the labels that are total energies.
 
     Returns:
-        The rows with ``reference_ML``, and target → references.
+        The rows with ``reference_ML``, and target → fitted references.
 
     Raises:
-        ConfigError: a row has an element that no training row has, or nothing is left to learn.
+        ConfigError: a row has an element that no training row has, or the remaining labels do not vary.
     """
     if not set(config.atom_references) & set(rows.targets):
         return rows, {}
@@ -106,7 +106,7 @@ def check_labels(config: FinetuneConfig, rows: Rows, split: DataSplit, metric: M
     """Check that every part of the split has labels to learn from, or to compute the metric with.
 
     Raises:
-        ConfigError: a part has not; names target and part.
+        ConfigError: a part has no such labels; the message names target and part.
     """
     labels_RL = rows.learnt_ML[split.train]
     for target, labels_R in zip(rows.targets, labels_RL.T, strict=True):
@@ -114,44 +114,45 @@ def check_labels(config: FinetuneConfig, rows: Rows, split: DataSplit, metric: M
         at = rows.targets.index(target)
         if not len(known):
             problem = "has no label"
-        elif rows.task != "multilabel" and np.ptp(known) == 0.0:  # of many targets, some may teach nothing
+        elif rows.task != "multilabel" and np.ptp(known) == 0.0:  # some of many targets may be constant
             problem = f"has only the label {rows.outputs.describe_label(at, known[0])}"
         else:
             continue
         raise ConfigError(
             f"{config.data}: {target!r} {problem} among the {len(labels_R)} training rows of the {config.split} split, "
-            "from which nothing can be learnt; leave that target out, or choose another --split"
+            "so nothing can be learnt; leave this target out, or choose another --split"
         )
     if rows.weight_M is not None and not rows.weight_M[split.train].any():
         raise ConfigError(
-            f"{config.data}: all {len(split.train):,} training rows of the {config.split} split, the first of which is "
-            f"row {split.train[0] + 1}, have weight 0 in the column {config.weight_column!r}: nothing can be learnt"
+            f"{config.data}: all {len(split.train):,} training rows of the {config.split} split (the first is row "
+            f"{split.train[0] + 1}) have weight 0 in the column {config.weight_column!r}, so nothing can be learnt"
         )
     if config.baselines and not len(split.test):
         raise ConfigError(
-            f"{config.data}: the {config.split} split has no test rows, by which baselines are judged: leave them out "
-            "with --no-baselines"
+            f"{config.data}: the {config.split} split has no test rows, which the comparison with baselines needs; "
+            "turn the baselines off with --no-baselines"
         )
     for part in ("train", "valid", *(("test",) if len(split.test) else ())):
         labels_RL = rows.learnt_ML[getattr(split, part)]
         problems = undefined(metric, labels_RL, rows.targets)
         if len(problems) == len(rows.targets):
             raise ConfigError(
-                f"{config.data}: the {len(labels_RL)} {part} rows of the {config.split} split cannot be judged: "
-                f"{'; '.join(problems[:3])}. Choose another --split, or give more data"
+                f"{config.data}: the {len(labels_RL)} {part} rows of the {config.split} split have no score: "
+                f"{'; '.join(problems[:3])}. Choose another --split, or provide more data"
             )
 
 
 def count_rows(rows: Rows, splits: Sequence[DataSplit]) -> dict[str, int]:
-    """Return what became of the rows of the data.
+    """Return the numbers of used, skipped and unlabelled rows.
 
-    Keys: "rows"; "skipped REASON" for each reason that a row has no usable molecule; "unlabelled" (a molecule and no
-    label); "unused" (in no part of any split); "used"; of the used ones, "reduced_to_fragment", "isotopes_removed",
-    "repeated_molecule" (rows beyond the first of a molecule; they count) and "bounds" (labels that are censored).
+    Keys: "rows" (all); "skipped REASON" for each reason why rows have no usable molecule; "unlabelled" (a molecule but
+    no label); "unused" (in no part of any split); "used"; and among the used ones, "reduced_to_fragment",
+    "isotopes_removed", "repeated_molecule" (further rows of the same molecule, which are used too) and "bounds"
+    (censored labels).
 
     Args:
-        rows: of the data.
-        splits: of all folds.
+        rows: the rows of the data.
+        splits: the splits of all folds.
     """
     molecules, usable_M = rows.molecules, rows.usable_M
     used_M = np.zeros(len(usable_M), bool)

@@ -179,7 +179,7 @@ def with_splits(place, name, **labels):
     [
         ([2.5] * 30, {}, "'y' has only the label 2.5 among the 20 training rows"),
         ([1, 2] * 10 + [""] * 5 + [1] * 5, {}, "a part is empty"),
-        ([0, 1] * 10 + [1] * 5 + [0, 1, 0, 1, 1], {}, "the 5 valid rows of the column split cannot be judged"),
+        ([0, 1] * 10 + [1] * 5 + [0, 1, 0, 1, 1], {}, "the 5 valid rows of the column split have no score"),
         ([0, 1] * 10 + [0, 1, 0, 1, 1] + [1] * 5, {}, "the 5 test rows .* all 5 labels are 1: one class only"),
         ([""] * 30, {}, "all 30 labels of the target 'y' are missing"),
         ([1] * 29 + ["high"], {}, r"not numbers: row 30 \(O=Cc1ccccc1\): 'high'"),

@@ -50,5 +50,7 @@ def test_baselines_have_nothing_to_be_judged_by(made, settings, tmp_path):
     given = {"data": data, "split": "column", "split_column": "part"}
     _, done = made(**given)
     assert done.split_sizes == {"train": 24, "valid": 6, "test": 0}
-    with pytest.raises(ConfigError, match="the column split has no test rows, by which baselines are judged"):
+    with pytest.raises(
+        ConfigError, match="the column split has no test rows, which the comparison with baselines needs"
+    ):
         made(**given, baselines=True, output=tmp_path / "other")

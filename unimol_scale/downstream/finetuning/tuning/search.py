@@ -1,7 +1,7 @@
-"""Searches settings with Optuna: a tree-structured Parzen estimator, and a median rule that gives trials up.
+"""Searches for settings with Optuna: a tree-structured Parzen estimator, and a median rule that stops bad trials early.
 
-Every finished trial is in a journal, one JSON object a line, and a search that was stopped goes on with it. What is
-tried next depends on the seed and on the finished trials alone, so that it is the same with and without a stop.
+Every finished trial is stored in a journal, one JSON object per line, from which an interrupted search continues. The
+next settings depend only on the seed and the finished trials, so an interruption does not change the search.
 
 Sources: TPE, Bergstra et al. 2011 (NeurIPS); Optuna, Akiba et al. 2019 (arXiv 1907.10902), with its median pruner.
 """
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 JOURNAL_NAME = "tuning.jsonl"
-# Complete trials before the first one can be given up, and random ones before the estimator suggests.
+# Number of complete trials before one can be stopped early, and of random trials before the estimator is used.
 _UNPRUNED, _RANDOM = 3, 6
 _SETTINGS, _SCORES, _FAILED = "settings", "scores", "failed"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What is searched, and how.
+    """A search for settings.
 
     Attributes:
-        space: of the settings.
-        folds: number of folds that judge a trial.
-        judge: (settings, fold from 0) → score of its held-out rows; raises RunError where training fails.
-        metric: of the scores.
+        space: values that can be tried.
+        folds: number of folds that score a trial.
+        judge: (settings, fold from 0) → score on the fold's held-out rows; raises RunError if training fails.
+        metric: metric of the scores.
         journal: file of the finished trials.
-        name: of this search in that file; another name for other data or settings.
-        seed: of what is tried.
+        name: name of the search in that file, which differs for other data or settings.
+        seed: seed of the suggested settings.
     """
 
     space: SearchSpace
@@ -54,11 +54,11 @@ class Search:
     seed: int
 
     def run(self, trials: int, label: str) -> tuple[TuneTrial, ...]:
-        """Return the finished trials, after as many as are missing were tried.
+        """Run the missing trials, and return all finished ones.
 
         Args:
-            trials: how many there are to be.
-            label: of the progress.
+            trials: total number of trials.
+            label: names the search in its progress.
 
         Raises:
             ConfigError: Optuna is not installed.
@@ -73,11 +73,11 @@ class Search:
         found = tuple(_read(trial) for trial in finished[:trials])
         if not any(trial.state == "complete" for trial in found):
             why = finished[trials - 1].user_attrs.get(_FAILED, "")
-            raise RunError(f"all {len(found)} trials of the search failed, the last one so: {why}")
+            raise RunError(f"all {len(found)} trials of the search failed, the last one with: {why}")
         return found
 
     def best(self, found: Sequence[TuneTrial]) -> int:
-        """Return the place of the best complete trial; of equals, the first."""
+        """Return the index of the best complete trial; among equals, the first."""
         sign = 1.0 if self.metric.higher_is_better else -1.0
         complete = [at for at, trial in enumerate(found) if trial.state == "complete"]
         return max(complete, key=lambda at: sign * found[at].mean)
@@ -97,7 +97,7 @@ class Search:
         return study
 
     def _try(self, study: "Study", number: int, progress: TuningProgress) -> None:
-        """Try the next settings, and keep what came of it in the journal."""
+        """Try the next settings, and write the outcome to the journal."""
         optuna = require_optuna()
         states = optuna.trial.TrialState
         if number == 0 and not study.get_trials(deepcopy=False, states=(states.WAITING,)):
@@ -134,7 +134,7 @@ def _finished(study: "Study") -> "list[FrozenTrial]":
 
 
 def _read(trial: "FrozenTrial") -> TuneTrial:
-    """Return a trial as the journal has it."""
+    """Return a trial from its entry in the journal."""
     attributes: dict[str, Any] = trial.user_attrs
     complete = trial.state == require_optuna().trial.TrialState.COMPLETE
     return TuneTrial(
@@ -145,10 +145,10 @@ def _read(trial: "FrozenTrial") -> TuneTrial:
 
 
 def require_optuna() -> Any:  # noqa: ANN401 - a module without types
-    """Return Optuna, which says nothing of its own.
+    """Return the module Optuna with its own log messages turned off.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: Optuna is not installed.
     """
     try:
         import optuna

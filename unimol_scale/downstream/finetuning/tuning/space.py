@@ -1,4 +1,4 @@
-"""The settings that a search can reach: around those that are given, which are always among them."""
+"""The search space: ranges around the given settings, which always belong to it."""
 
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -10,21 +10,21 @@ from unimol_scale.downstream.tune_settings import Tunable
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-# Ends, wider where the given value lies outside.
+# Ends of the ranges, which are extended if the given value lies outside.
 _RATES, _MOST_DROPOUT, _LEAST_DECAY = (1e-5, 1e-3), 0.5, 0.7
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:
-    """What can be tried.
+    """The values that a search can try.
 
-    learning_rate: 1e-5 to 1e-3, and epochs: a quarter to twice those given, both on a logarithmic scale; dropout: 0 to
-    0.5; pooling: both kinds; layer_decay: 0.7 to 1; trained_layers: all, half or a quarter of them. A probe has no
-    layers to search; a linear one has its pooling alone.
+    learning_rate: 1e-5 to 1e-3, and epochs: a quarter to twice the given number, both on a logarithmic scale; dropout:
+    0 to 0.5; pooling: both kinds; layer_decay: 0.7 to 1; trained_layers: all, half or a quarter of the layers. Settings
+    of the layers are not searched for a probe; for a linear probe, pooling is the only one.
 
     Attributes:
-        config: as given.
-        layers: of the model.
+        config: the settings as given.
+        layers: number of layers of the model.
     """
 
     config: FinetuneConfig
@@ -32,7 +32,7 @@ class SearchSpace:
 
     @property
     def layer_counts(self) -> tuple[int | None, ...]:
-        """Numbers of trained layers; None: everything."""
+        """Numbers of trained layers to try; None: everything is trained."""
         parts = [-(-self.layers // share) for share in (2, 4)]
         few = [count for count in parts if count < self.layers]
         return tuple(dict.fromkeys((self.config.train.trained_layers, None, *few)))
@@ -50,12 +50,12 @@ class SearchSpace:
 
     @property
     def given(self) -> dict[str, Any]:
-        """The settings as given, by the names of ``suggest``."""
+        """The given settings, with the names that ``suggest`` uses."""
         settings = TunedSettings.of(self.config)
         return {name: getattr(settings, name) for name in self.searched}
 
     def suggest(self, trial: "Trial") -> TunedSettings:
-        """Return what Optuna suggests for a trial."""
+        """Return the settings that Optuna suggests for a trial."""
         given = TunedSettings.of(self.config)
         rate, epochs, decay = given.learning_rate, given.epochs, given.layer_decay
         lowest, highest = _RATES

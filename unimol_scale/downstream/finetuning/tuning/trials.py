@@ -1,4 +1,4 @@
-"""What a search tried and what it chose; part of ``results.json``. Imports no torch."""
+"""Trials of a search and the chosen settings, as stored in ``results.json``. Imports no torch."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -14,7 +14,7 @@ TrialState = Literal["complete", "pruned", "failed"]
 
 @dataclass(frozen=True, kw_only=True)
 class TunedSettings:
-    """The settings that a search can change; see ``FinetuneConfig``, whose values they are where they are not searched.
+    """The settings that a search can change; those not searched have the value from ``FinetuneConfig``.
 
     Attributes:
         learning_rate: ``train.learning_rate``.
@@ -34,7 +34,7 @@ class TunedSettings:
 
     @staticmethod
     def of(config: FinetuneConfig) -> "TunedSettings":
-        """Return those of a fine-tuning."""
+        """Return these settings of a fine-tuning."""
         train = config.train
         return TunedSettings(
             learning_rate=train.learning_rate,
@@ -46,7 +46,10 @@ class TunedSettings:
         )
 
     def apply(self, config: FinetuneConfig) -> FinetuneConfig:
-        """Return a fine-tuning with these settings, without a search; the rate ends at the same share of its peak."""
+        """Return a fine-tuning with these settings and no search.
+
+        The final learning rate remains the same fraction of the peak.
+        """
         train = replace(
             config.train,
             learning_rate=self.learning_rate,
@@ -61,13 +64,13 @@ class TunedSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TuneTrial:
-    """Settings that were tried.
+    """A trial of a search.
 
     Attributes:
-        settings: what was tried.
-        scores: of the held-out rows of each fold; of a trial that was given up, those it got to.
-        state: "complete"; "pruned": given up, since it was worse than the median of the others; "failed": its training
-            ended with an error, as where a loss is not finite.
+        settings: the tried settings.
+        scores: score on the held-out rows of each fold; for a trial that was stopped early, of its first folds.
+        state: "complete"; "pruned": stopped early, being worse than the median of the others; "failed": training
+            raised an error, such as for a loss that is not finite.
     """
 
     settings: TunedSettings
@@ -82,15 +85,15 @@ class TuneTrial:
 
 @dataclass(frozen=True, kw_only=True)
 class TuneResult:
-    """A search.
+    """Results of a search.
 
     Attributes:
-        fold: of the cross-validation whose training and validation rows were searched; None of a single split.
-        rows: training and validation rows, in which all of it happened.
-        folds: of the cross-validation inside them.
-        searched: settings that were varied.
-        trials: in the order in which they were tried; the first one has the settings as they were given.
-        chosen: place of the best one that is complete.
+        fold: fold of the cross-validation for which the search was done; None for a single split.
+        rows: number of training and validation rows, which the search was restricted to.
+        folds: number of folds of the inner cross-validation.
+        searched: names of the varied settings.
+        trials: trials in the order in which they ran; the first one has the settings as given.
+        chosen: index of the best complete trial.
     """
 
     fold: Fold | None
@@ -102,9 +105,9 @@ class TuneResult:
 
     @property
     def best(self) -> TuneTrial:
-        """The trial whose settings were taken."""
+        """The trial whose settings were chosen."""
         return self.trials[self.chosen]
 
     def count(self, state: TrialState) -> int:
-        """Return the number of trials that ended so."""
+        """Return the number of trials with this state."""
         return sum(trial.state == state for trial in self.trials)

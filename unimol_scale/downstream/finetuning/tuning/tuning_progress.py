@@ -12,13 +12,13 @@ _log = logging.getLogger(__name__)
 
 
 class TuningProgress:
-    """Shows how far a search is, and how long it may take.
+    """Shows the progress of a search, and how long it may still take.
 
     Args:
-        label: such as the data.
-        trials: how many there are to be.
-        folds: of each trial.
-        done: trials that are finished already.
+        label: names the search, such as by its data.
+        trials: total number of trials.
+        folds: number of folds of each trial.
+        done: number of trials that are already finished.
     """
 
     def __init__(self, label: str, trials: int, folds: int, *, done: int) -> None:
@@ -39,23 +39,23 @@ class TuningProgress:
         self._display.stop()
 
     def fold_done(self) -> None:
-        """Count a fold."""
+        """Count a finished fold."""
         self._fitted += 1
         self._in_trial += 1
         self._display.update(self._completed, status=self._status(), eta=self._left())
 
     def trial_done(self, number: int, mean: float | None, metric: Metric) -> None:
-        """Count a trial.
+        """Count a finished trial.
 
         Args:
-            number: of the trial, from 1.
-            mean: its score; None: it was given up.
-            metric: of the score.
+            number: number of the trial, from 1.
+            mean: mean score of the trial; None: it was stopped early.
+            metric: metric of the score.
         """
         self._completed, self._in_trial = number, 0
         if mean is not None and (self._best is None or metric.is_better(mean, self._best)):
             self._best = mean
-        said = "given up" if mean is None else f"{metric.name} {mean:.4f}"
+        said = "stopped early" if mean is None else f"{metric.name} {mean:.4f}"
         self._display.update(number, status=self._status(), eta=self._left())
         self._display.line(
             f"[{self._label}, search] trial {number}/{self._trials}: {said}  {self._status()}  {self._left()} left",
@@ -66,7 +66,7 @@ class TuningProgress:
         return "" if self._best is None else f"best {self._best:.4f}"
 
     def _left(self) -> str:
-        """Return the time that is left at the most: trials that are given up take less."""
+        """Return an upper bound of the remaining time as text: trials that are stopped early take less."""
         seconds = time.monotonic() - self._began
         folds = (self._trials - self._completed) * self._folds - self._in_trial
         return f"≤ {clock(seconds / max(1, self._fitted) * folds)}"

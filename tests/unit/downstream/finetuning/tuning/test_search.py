@@ -84,7 +84,7 @@ def test_a_training_that_fails_is_passed_over_unless_all_do(search):
     assert found[0].state == "failed"
     assert found[search().best(found)].settings.pooling == "virtual_node"
     always = search(fails, journal="always.jsonl", tune_over=("dropout",))
-    with pytest.raises(RunError, match="all 3 trials of the search failed, the last one so: the loss is not finite"):
+    with pytest.raises(RunError, match="all 3 trials of the search failed, the last one with: the loss is not finite"):
         always.run(3, "set")
 
 

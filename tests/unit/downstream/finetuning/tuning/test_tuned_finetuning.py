@@ -54,9 +54,9 @@ def test_report_and_results_say_what_was_tried_and_taken_and_the_folder_predicts
     assert found.searched == ("pooling", "dropout")
     report = (config.output / "report.md").read_text()
     assert "## Search" in report
-    assert report.count("(taken)") == 1
+    assert report.count("(chosen)") == 1
     given_up = found.count("pruned") + found.count("failed")
-    assert f"4 trials ({given_up} given up early) by 2-fold cross-validation within the 27 training and" in report
+    assert f"4 trials ({given_up} stopped early) by 2-fold cross-validation within the 27 training and" in report
     saved = read_config(config.output)
     assert saved.pooling == found.best.settings.pooling
     options = {"smiles_column": None, "skip_bad": False, "cache": place / "cache", "max_pairs": None}
