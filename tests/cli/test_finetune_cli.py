@@ -225,7 +225,7 @@ def test_none_and_the_data_may_be_settings(run, tmp_path):
         ((*SCRATCH, "--data", "set.csv", "--target", "length", "--smiles-column", "smile"), "did you mean 'smiles'?"),
         ((*SCRATCH, "--data", "set.csv", "--target", "smiles"), "smiles"),
         ((*SCRATCH, "--data", "set.csv", "--target", "length", "--metric", "rsme"), "did you mean 'rmse'?"),
-        ((*SCRATCH, "--data", "set.csv", "--target", "length", "--metric", "roc_auc"), "not one of regression"),
+        ((*SCRATCH, "--data", "set.csv", "--target", "length", "--metric", "roc_auc"), "does not apply to regression"),
         ((*SCRATCH, "--data", "set.csv", "--target", "length", "train.epoch=3"), "did you mean 'epochs'?"),
         ((*SCRATCH, "--data", "set.csv", "--target", "length", "epochs=3"), "did you mean 'train.epochs'?"),
         ((*SCRATCH, "--data", "set.csv", "--target", "frob=3", "length"), "unknown key 'frob'"),

@@ -1,16 +1,16 @@
 """Statistics of scores from a repeated cross-validation: an interval of a mean, and comparisons of several methods.
 
-The folds of a cross-validation are not independent: any two models share most of their training molecules, and in
-another repeat the same molecules are tested again. So the variance of the scores divided by their number is too small
-a variance of the mean, more so the more repeats there are, and no unbiased estimate exists (Bengio and Grandvalet, JMLR
-5, 2004). Nadeau and Bengio (Machine Learning 52, 2003) add the correlation that is expected of two test sets whose
-training sets overlap: the variance of a mean of J scores is
+The folds of a cross-validation are not independent: any two models share most of their training molecules, and every
+repeat tests the same molecules again. Therefore the variance of the scores divided by their number underestimates the
+variance of the mean, more so with more repeats, and no unbiased estimate exists (Bengio and Grandvalet, JMLR 5, 2004).
+Nadeau and Bengio (Machine Learning 52, 2003) add the correlation expected between test scores whose training sets
+overlap: the variance of a mean of J scores is
 
     (1/J + n_test/n_train) · s²
 
-with which repeats narrow an interval only down to the part that another choice of training molecules would change
-(Bouckaert and Frank, PAKDD 2004, on repeated folds). It is a heuristic, tested in simulations; here it is the default,
-and the uncorrected intervals stand beside it.
+With it, repeats narrow an interval only down to the part that is due to the choice of training molecules (Bouckaert
+and Frank, PAKDD 2004, on repeated folds). This is a heuristic, tested in simulations; it is the default here, and
+uncorrected intervals are returned too.
 
 Shapes: A methods, J blocks (a fold of a repeat, which all methods share).
 """
@@ -37,26 +37,27 @@ class Interval:
     high: float
 
     def holds(self, value: float) -> bool:
-        """Return whether a value lies in it, its ends included."""
+        """Return whether a value lies in the interval, ends included."""
         return self.low <= value <= self.high
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockDifference:
-    """The difference of two methods over the same blocks, first − second.
+    """The difference between the scores of two methods on the same blocks, first − second.
 
     Attributes:
-        first: number of the method, from 0.
-        second: of the other.
+        first: number of the first method, from 0.
+        second: number of the second method.
         value: mean difference of the scores.
-        interval: simultaneous for all pairs of methods and corrected for shared training molecules.
-        p: of no difference, likewise.
-        uncorrected: interval as if folds were independent, simultaneous for all pairs: that of Ash et al.
-        uncorrected_p: likewise.
-        effect: mean over the standard deviation of the differences of the blocks (Cohen's d of pairs); NaN if they do
-            not vary.
-        blocks_higher: number of blocks in which the first has the higher score.
-        blocks_lower: in which it has the lower one.
+        interval: interval of the difference, simultaneous for all pairs of methods and corrected for shared training
+            molecules.
+        p: p value of the hypothesis of no difference, with the same corrections.
+        uncorrected: interval as if folds were independent, simultaneous for all pairs, as in Ash et al.
+        uncorrected_p: p value as if folds were independent, for all pairs.
+        effect: mean of the blocks' differences divided by their standard deviation (Cohen's d for pairs); NaN if they
+            do not vary.
+        blocks_higher: number of blocks in which the first method has the higher score.
+        blocks_lower: number of blocks in which the first method has the lower score.
     """
 
     first: int
@@ -73,15 +74,15 @@ class BlockDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockComparison:
-    """Several methods over the same blocks.
+    """Several methods compared on the same blocks.
 
     Attributes:
-        means: [A] scores.
-        f: of the repeated-measures analysis of variance, corrected for shared training molecules.
-        p: of no difference between any of the methods.
-        uncorrected_f: as if folds were independent.
-        uncorrected_p: likewise.
-        pairs: every pair once, the lower number first.
+        means: [A] mean scores.
+        f: F statistic of the repeated-measures analysis of variance, corrected for shared training molecules.
+        p: p value of the hypothesis of no difference between any of the methods.
+        uncorrected_f: F statistic as if folds were independent.
+        uncorrected_p: p value as if folds were independent.
+        pairs: every pair of methods once, the lower number first.
     """
 
     means: tuple[float, ...]
@@ -93,14 +94,14 @@ class BlockComparison:
 
 
 def corrected_interval(scores_J: Sequence[float], test_to_train: float, confidence: float = CONFIDENCE) -> Interval:
-    """Return the interval of the mean score of a method, by Nadeau and Bengio's variance and Student's t.
+    """Return the interval of the mean score of a method, from Nadeau and Bengio's variance and Student's t.
 
-    It is about training and test sets like these. That other kinds of molecules may be harder is not in it.
+    It applies to training and test sets like these; other kinds of molecules may be harder.
 
     Args:
-        scores_J: [J] of the blocks.
-        test_to_train: rows of a test over rows that its model was given, for training or validation.
-        confidence: of the interval.
+        scores_J: [J] scores of the blocks.
+        test_to_train: number of test rows of a fold divided by its training and validation rows.
+        confidence: confidence level of the interval.
 
     Returns:
         NaN for both ends if there are fewer than two scores.
@@ -117,21 +118,22 @@ def corrected_interval(scores_J: Sequence[float], test_to_train: float, confiden
 def compare_methods(scores_AJ: Float64, test_to_train: float, confidence: float = CONFIDENCE) -> BlockComparison:
     """Compare methods whose scores were measured on the same blocks.
 
-    As Ash et al. (J. Chem. Inf. Model. 2025, "Practically significant method comparison protocols for machine learning
-    in small molecule drug discovery") recommend: an analysis of variance with repeated measures, whose blocks take out
-    that some folds are harder than others, and Tukey's honestly significant differences, whose intervals hold for all
-    pairs of methods together, so that comparing many does not find differences by chance.
+    The tests are those that Ash et al. recommend (J. Chem. Inf. Model. 2025, "Practically significant method comparison
+    protocols for machine learning in small molecule drug discovery"): an analysis of variance with repeated measures,
+    whose blocks remove the differences in difficulty between folds, and Tukey's honestly significant differences, whose
+    intervals hold for all pairs of methods together, so that comparing many methods does not produce chance findings.
 
-    They leave it at the variance of independent folds. Here 1/J is replaced by 1/J + n_test/n_train in both, which for
-    two methods gives the corrected t test of Nadeau and Bengio; the uncorrected values are returned beside it.
+    Ash et al. use the variance of independent folds. Here 1/J is replaced by 1/J + n_test/n_train in both tests, which
+    for two methods yields the corrected t test of Nadeau and Bengio; the uncorrected values are returned too.
 
-    The pooled variance of Tukey's intervals assumes that all pairs of methods vary alike over blocks (sphericity), and
-    scores that are about normal. With a method that varies much more than the others, compare two at a time.
+    The pooled variance of Tukey's intervals assumes that the differences of all pairs of methods vary equally over
+    blocks (sphericity), and that scores are about normal. If one method varies much more than the others, compare two
+    methods at a time.
 
     Args:
-        scores_AJ: fp64, finite; A and J are at least 2.
-        test_to_train: rows of a test over rows that its model was given, for training or validation.
-        confidence: of the intervals, for all pairs together.
+        scores_AJ: float64, finite; A and J are at least 2.
+        test_to_train: number of test rows of a fold divided by its training and validation rows.
+        confidence: confidence level of the intervals, for all pairs together.
     """
     A, J = scores_AJ.shape
     assert min(A, J) > 1, "several methods on several blocks"
@@ -185,7 +187,7 @@ def _ratio(between: float, residual: float) -> float:
 
 
 def _tail(difference: float, error: float, methods: int, freedom: int) -> float:
-    """Return the probability of so large a studentized range without any difference."""
+    """Return the p value of a studentized range: the probability of one at least as large without any difference."""
     if error == 0.0:
         return 1.0 if difference == 0.0 else 0.0
     return float(stats.studentized_range.sf(difference / error, methods, freedom))

@@ -1,9 +1,9 @@
-"""Units that labels can be converted between, so that scores are told in the unit of a paper. Standard library only."""
+"""Conversion of labels between units, so that scores can be reported in a paper's unit. Standard library only."""
 
 from unimol_scale.common.text.physical_units import ENERGIES, LENGTHS, spelt
 from unimol_scale.errors import ConfigError, nearest
 
-# Quantity → unit → its size in the first unit of the quantity.
+# Quantity → unit → size of the unit in the first unit of the quantity.
 QUANTITIES: dict[str, dict[str, float]] = {
     "energy": ENERGIES,
     "area": {"a0^2": 1.0, "Å^2": 1.0 / LENGTHS["a0"] ** 2},
@@ -13,14 +13,14 @@ QUANTITIES: dict[str, dict[str, float]] = {
 
 
 def conversion_factor(label_unit: str, reported_unit: str) -> float:
-    """Return by what a label is multiplied to have another unit; 1 for the same unit, known or not.
+    """Return the factor that converts labels to another unit; 1 if both units are equal, even if unknown.
 
     Args:
-        label_unit: of the label, such as "Ha"; powers may be written a0^2 or a0².
-        reported_unit: that it shall have, such as "meV".
+        label_unit: unit of the labels, such as "Ha"; powers may be written a0^2 or a0².
+        reported_unit: unit to convert to, such as "meV".
 
     Raises:
-        ConfigError: a unit is unknown, or they measure different quantities.
+        ConfigError: a unit is unknown, or the units measure different quantities.
     """
     label, reported = spelt(label_unit), spelt(reported_unit)
     if label == reported:

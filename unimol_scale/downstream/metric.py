@@ -1,4 +1,4 @@
-"""What a metric is: one frozen entry. Light to import; the entries of ours are in ``downstream.metrics``."""
+"""The class of metrics. Quick to import; the built-in metrics are in ``downstream.metrics``."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,38 +16,39 @@ TASKS = ("regression", "classification", "multilabel", "multiclass", "ordinal")
 
 
 def of_target(value_RW: "Float64", target: int, num_targets: int) -> "Float64":
-    """Return what is predicted of a target: numbers [R], or, where outputs are by class, probabilities [R, K].
+    """Return the predictions of a target: numbers [R], or probabilities [R, K] if each class has an output.
 
     Args:
-        value_RW: outputs of a model: one for each of the targets, or for each class of the only one.
-        target: its place.
+        value_RW: outputs of a model: one for each target, or one for each class of the only target.
+        target: index of the target.
         num_targets: number of targets.
     """
     return value_RW[..., target] if value_RW.shape[-1] == num_targets else value_RW
 
 
 def any_labels(labels: "Float64") -> str:
-    """Return "": a metric is defined whatever the labels are."""
+    """Return "": the metric is defined for any labels."""
     return ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One metric, of one target at a time. ``finetune --metric package.module:NAME`` takes anybody's.
+    """A metric of one target. ``finetune --metric package.module:NAME`` accepts a metric of your own.
 
-    A metric must not depend on the order of the molecules. It gets the labels that are not missing, and finite
-    predictions: numbers in the unit of the label, or probabilities of class 1. Of tasks multiclass and ordinal, labels
-    are the numbers of classes, from 0, and predictions [M, K] the probabilities of all of them. Of the validation rows
-    it chooses the best epoch; for a regression of several targets that is done with labels and predictions divided by
-    the standard deviation of the training labels.
+    A metric must not depend on the order of the molecules. Its function receives labels without missing ones, and
+    finite predictions: numbers in the unit of the labels, or probabilities of class 1. For tasks multiclass and
+    ordinal, labels are class numbers from 0, and predictions [M, K] are the probabilities of all classes. Its score on
+    the validation rows chooses the best epoch; for a regression of several targets, labels and predictions are then
+    divided by the standard deviation of the training labels.
 
     Attributes:
-        name: in reports.
-        tasks: for which it is defined, of ``TASKS``.
+        name: name in reports.
+        tasks: members of ``TASKS`` for which the metric is defined.
         higher_is_better: whether a higher value is better.
-        function: (labels [M], predictions [M]) → its value; NaN if it is undefined for these predictions.
-        problem: labels [M] → why it is undefined whatever is predicted; "" if it is not.
-        in_label_units: whether its value is in the unit of the labels, as an absolute error is.
+        function: (labels [M], predictions [M]), both float64 → value of the metric; NaN if it is undefined for these
+            predictions.
+        problem: labels [M] → reason why the metric is undefined for any predictions; "" if it is defined.
+        in_label_units: whether the value is in the unit of the labels, like an absolute error.
     """
 
     name: str
@@ -59,11 +60,11 @@ class Metric:
 
     def __post_init__(self) -> None:
         if not self.name or not callable(self.function):
-            raise ConfigError(f"a metric has a name and a function, got {self.name!r} and {self.function!r}")
+            raise ConfigError(f"a metric needs a name and a function, got {self.name!r} and {self.function!r}")
         for task in self.tasks:
             if task not in TASKS:
                 raise ConfigError(f"tasks of {self.name}: unknown task {task!r}; {nearest(task, TASKS)}")
 
     def is_better(self, value: float, than: float) -> bool:
-        """Return whether a value is better than another one."""
+        """Return whether ``value`` is better than ``than``."""
         return value > than if self.higher_is_better else value < than

@@ -1,7 +1,7 @@
-"""How good predictions are, with scikit-learn's metrics: one number for each target, and their mean.
+"""Scores of predictions by scikit-learn's metrics: one number for each target, and their mean.
 
-Where a metric has no value (one class only, constant labels), it is undefined and the reason is given; no number stands
-in for it.
+If a metric has no value (only one class, constant labels), it is undefined and the reason is given; no number replaces
+it.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ def _varying(labels: Float64) -> str:
 
 
 def _predicted_class(predictions: Float64) -> Float64:
-    """Return the number of the predicted class: of probabilities of class 1 [M], or of all classes [M, K]."""
+    """Return the numbers of the predicted classes, from probabilities of class 1 [M] or of all classes [M, K]."""
     if predictions.ndim == 2:
         code: Float64 = np.argmax(predictions, axis=1).astype(np.float64)
     else:
@@ -46,13 +46,13 @@ def _accuracy(labels: Float64, predictions: Float64) -> float:
 
 
 def _balanced_accuracy(labels: Float64, predictions: Float64) -> float:
-    """Return the share of correct predictions of each class, as a mean over the classes among the labels."""
+    """Return the fraction of correct predictions in each class, as a mean over the classes that occur."""
     correct = _predicted_class(predictions) == labels
     return float(np.mean([correct[labels == name].mean() for name in np.unique(labels)]))
 
 
 def log_losses(labels: Float64, predictions: Float64) -> Float64:
-    """Return minus the logarithm of the probability of the class of each row; below fp64's epsilon, of that."""
+    """Return the negative log of the probability of each row's class, which is at least the epsilon of float64."""
     if predictions.ndim == 2:
         true = predictions[np.arange(len(labels)), labels.astype(np.int64)]
     else:
@@ -66,7 +66,7 @@ def _log_loss(labels: Float64, predictions: Float64) -> float:
 
 
 def _roc_auc(labels: Float64, predictions: Float64) -> float:
-    """Return the area; of several classes the mean over those among the labels, each against all others."""
+    """Return the area; for several classes, the mean over those that occur, each against all others."""
     if predictions.ndim == 1:
         return float(sk.roc_auc_score(labels, predictions))
     each = [sk.roc_auc_score(labels == name, predictions[:, int(name)]) for name in np.unique(labels)]
@@ -74,9 +74,9 @@ def _roc_auc(labels: Float64, predictions: Float64) -> float:
 
 
 def predicted_ranks(predictions: Float64) -> Float64:
-    """Return the predicted class of ordered ones, from 0: the median of their probabilities [M, K].
+    """Return the predicted ordered classes, from 0: the medians of probabilities [M, K].
 
-    That is the number of thresholds that the label exceeds with a probability above a half (Cao et al. 2020).
+    This is the number of thresholds that the label exceeds with a probability above 0.5 (Cao et al. 2020).
     """
     ranks: Float64 = (np.cumsum(predictions, axis=1)[:, :-1] < THRESHOLD).sum(axis=1).astype(np.float64)
     return ranks
@@ -91,7 +91,7 @@ def _rank_accuracy(labels: Float64, predictions: Float64) -> float:
 
 
 def _quadratic_kappa(labels: Float64, predictions: Float64) -> float:
-    """Return Cohen's kappa with weights of the squared difference of ranks (Cohen 1968, doi:10.1037/h0026256)."""
+    """Return Cohen's kappa weighted by squared differences of ranks (Cohen 1968, doi:10.1037/h0026256)."""
     ranks = predicted_ranks(predictions)
     if not np.ptp(np.concatenate([labels, ranks])) > 0.0:
         return math.nan
@@ -104,7 +104,7 @@ def _pearson(labels: Float64, predictions: Float64) -> float:
 
 
 ROC_AUC = Metric(name="roc_auc", tasks=CLASSIFIERS, higher_is_better=True, function=_roc_auc, problem=_both_classes)
-# As average precision: straight lines between the points of this curve flatter (Davis and Goadrich 2006).
+# As average precision, since linear interpolation of this curve is too optimistic (Davis and Goadrich 2006).
 PR_AUC = Metric(
     name="pr_auc", tasks=TWO_CLASSES, higher_is_better=True, function=sk.average_precision_score, problem=_both_classes
 )
@@ -134,12 +134,12 @@ PEARSON = Metric(name="pearson", tasks=("regression",), higher_is_better=True, f
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Score:
-    """A metric of some predictions.
+    """The value of a metric for some predictions.
 
     Attributes:
-        value: mean over the targets for which it is defined; None if it is for none.
-        per_target: [L] value of each, None where undefined.
-        undefined: a reason, with the target's name, for each that is undefined.
+        value: mean over the targets for which the metric is defined; None if there are none.
+        per_target: [L] value for each target, None where undefined.
+        undefined: for each target without a value, the reason with the target's name.
     """
 
     value: float | None
@@ -148,18 +148,18 @@ class Score:
 
 
 def default_metric(task: str) -> Metric:
-    """Return the field's metric of a task: ROC-AUC, of ordered classes the mean error of the rank, or RMSE."""
+    """Return the usual metric of a task: RMSE, ROC-AUC, or for ordered classes the mean absolute error of the rank."""
     if task == "ordinal":
         return RANK_MAE
     return ROC_AUC if task in CLASSIFIERS else RMSE
 
 
 def undefined(metric: Metric, labels_ML: Float64, targets: Sequence[str]) -> tuple[str, ...]:
-    """Return, for each target whose labels leave the metric undefined whatever is predicted, the reason with its name.
+    """Return the reasons, with the target's name, for targets whose metric is undefined for any predictions.
 
     Args:
-        metric: which.
-        labels_ML: NaN where missing.
+        metric: the metric.
+        labels_ML: labels, NaN where missing.
         targets: [L] names.
     """
     problems = (_problem(metric, labels) for labels in labels_ML.T)
@@ -170,14 +170,14 @@ def score(metric: Metric, labels_ML: Float64, predictions_ML: Float64, targets: 
     """Compare predictions with labels, target by target.
 
     Args:
-        metric: which.
-        labels_ML: NaN where missing; those are passed over.
-        predictions_ML: same shape; of classifiers, the probability of class 1. Of tasks multiclass and
-            ordinal, [M, K] probabilities of the classes of the only target.
-        targets: [L] names for messages; none numbers them from 1.
+        metric: the metric.
+        labels_ML: labels, NaN where missing; missing labels are ignored.
+        predictions_ML: predictions of the same shape; probabilities of class 1 for classifiers. For tasks multiclass
+            and ordinal, probabilities [M, K] of the classes of the only target.
+        targets: [L] names for messages; if empty, targets are numbered from 1.
 
     Raises:
-        RunError: a prediction that has a label is not a finite number; the metric returns no number.
+        RunError: the prediction for a label is not a finite number, or the metric does not return a number.
     """
     L = labels_ML.shape[1]
     assert labels_ML.shape == predictions_ML.shape or (L == 1 and len(predictions_ML) == len(labels_ML)), "one each"
@@ -190,7 +190,7 @@ def score(metric: Metric, labels_ML: Float64, predictions_ML: Float64, targets: 
         wrong_M = ~np.isfinite(predictions[:, None] if predictions.ndim == 1 else predictions)
         if wrong := int(np.count_nonzero(known & np.any(wrong_M, axis=1))):
             raise RunError(
-                f"{wrong:,} of {known.sum():,} predictions of {name} are not finite: the model has diverged, try a "
+                f"{wrong:,} of {known.sum():,} predictions of {name} are not finite: the model has diverged; try a "
                 "lower learning rate"
             )
         why = _problem(metric, labels)

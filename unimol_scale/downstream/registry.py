@@ -1,4 +1,4 @@
-"""The list of metrics: name → where its entry is, and how a function of somebody else becomes one. Light to import."""
+"""The registry of metrics: names and the places of their definitions; accepts users' functions. Quick to import."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from unimol_scale.downstream.metric import TASKS, Metric
 from unimol_scale.errors import ConfigError, nearest
 
 _OURS, _METRIC = "unimol_scale.downstream.metrics", "unimol_scale.downstream.metric.Metric"
-# How scikit-learn names functions of which more, or less, is better.
+# Endings of scikit-learn's names for functions whose higher, or lower, values are better.
 HIGHER, LOWER = ("_score",), ("_error", "_loss")
 
 
@@ -18,16 +18,16 @@ def _adopt(found: Any, name: str) -> Metric:  # noqa: ANN401
         own = getattr(found, "__name__", "")
         if not own.endswith(HIGHER + LOWER):
             raise ConfigError(
-                f"whether more or less of {own!r} is better is not known: name it *_score (more), *_error or *_loss "
-                f"(less), or make it an entry, {_METRIC}(name=..., higher_is_better=..., ...)"
+                f"it is unknown whether higher or lower values of {own!r} are better: name it *_score (higher), "
+                f"*_error or *_loss (lower), or define {_METRIC}(name=..., higher_is_better=..., ...)"
             )
         metric = Metric(name=own, tasks=TASKS, higher_is_better=own.endswith(HIGHER), function=found)
     else:
         raise ConfigError(f"it must be a {_METRIC}, or a function (labels, predictions) → number, not {found!r}")
     if is_reference(name) and not accepts(metric.function, (), ()):
-        raise ConfigError("its function is called with (labels, predictions) alone, and does not take that")
+        raise ConfigError("its function is called with (labels, predictions), but does not accept these arguments")
     if is_reference(name) and metric.name in METRICS:
-        raise ConfigError(f"it is called {metric.name!r}, as one of ours is: give it another name")
+        raise ConfigError(f"its name {metric.name!r} is that of a built-in metric: give it another name")
     return metric
 
 
@@ -52,11 +52,11 @@ METRICS = Registry(
 
 
 def check_metric(metric: Metric, task: str) -> None:
-    """Find out whether a metric can be asked of a task.
+    """Check that a metric is defined for a task.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: it is not.
     """
     if task not in metric.tasks:
         valid = [name for name, known in METRICS.items() if task in known.tasks]
-        raise ConfigError(f"metric {metric.name} is not one of {task}; {nearest(metric.name, valid)}")
+        raise ConfigError(f"metric {metric.name} does not apply to {task}; {nearest(metric.name, valid)}")

@@ -141,7 +141,11 @@ def test_what_cannot_be_imported_is_told(module, tmp_path, text, reference, mess
             "from unimol_scale.scaling.law.laws import Chinchilla\nclass X(Chinchilla):\n def __init__(self, p): pass",
             "it is made without arguments, or with variable alone",
         ),
-        ("metric", "def X_score(labels): return 0.0\nX = X_score", "is called with (labels, predictions) alone"),
+        (
+            "metric",
+            "def X_score(labels): return 0.0\nX = X_score",
+            "is called with (labels, predictions), but does not accept",
+        ),
         ("law", "def X(): pass", "must be a class derived from unimol_scale.scaling.law.laws.Law"),
         (
             "law",
@@ -149,7 +153,11 @@ def test_what_cannot_be_imported_is_told(module, tmp_path, text, reference, mess
             "lacks formula, terms, source",
         ),
         ("metric", "X = 3", "must be a unimol_scale.downstream.metric.Metric"),
-        ("metric", "def X(labels, predictions): return 0.0", "whether more or less of 'X' is better is not known"),
+        (
+            "metric",
+            "def X(labels, predictions): return 0.0",
+            "it is unknown whether higher or lower values of 'X' are better",
+        ),
         ("log", "class X:\n def event(self, event): pass", "lacks the methods close"),
         ("log", "X = 3", "called with a unimol_scale.engine.log.sinks.SinkStart"),
     ],

@@ -94,7 +94,7 @@ def test_metrics_belong_to_tasks():
     for task in TASKS:
         check_metric(default_metric(task), task)
     with pytest.raises(
-        ConfigError, match=r"rmse is not one of classification; .*valid: accuracy, balanced_accuracy, log_loss"
+        ConfigError, match=r"rmse does not apply to classification; .*valid: accuracy, balanced_accuracy, log_loss"
     ):
         check_metric(METRICS["rmse"], "classification")
 

@@ -1,4 +1,4 @@
-"""Labels that are known to lie above or below a bound, such as ">10": censored measurements.
+"""Censored measurements: labels such as ">10", known only to lie above or below a bound.
 
 Shapes: M rows, L targets.
 """
@@ -16,7 +16,7 @@ Float64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Bounds:
-    """Bounds of labels that have no value.
+    """Bounds of labels that have no exact value.
 
     Attributes:
         bound_ML: float64, in the unit of the labels; NaN where there is none.
@@ -28,7 +28,7 @@ class Bounds:
 
     @staticmethod
     def of(columns: Sequence[LabelColumn]) -> "Bounds | None":
-        """Return the bounds of several targets; None if none has any."""
+        """Return the bounds of several targets; None if there are no bounds."""
         if all(column.bound_M is None for column in columns):
             return None
         bounds = [np.full(len(one.value_M), np.nan) if one.bound_M is None else one.bound_M for one in columns]
@@ -36,17 +36,17 @@ class Bounds:
         return Bounds(bound_ML=np.stack(bounds, axis=1), side_ML=np.stack(sides, axis=1))
 
     def scaled(self, target: int, factor: float) -> "Bounds":
-        """Return the bounds in another unit, by a positive factor."""
+        """Return the bounds with those of one target multiplied by a positive factor, such as for another unit."""
         bound_ML = self.bound_ML.copy()
         bound_ML[:, target] *= factor
         return replace(self, bound_ML=bound_ML)
 
     def less(self, taken_off_ML: Float64) -> "Bounds":
-        """Return the bounds of the labels after something was taken off these."""
+        """Return the bounds after values were subtracted from the labels."""
         return replace(self, bound_ML=self.bound_ML - taken_off_ML)
 
     def violated(self, value_ML: Float64) -> npt.NDArray[np.bool_]:
-        """Return bool [M, L], where a prediction lies on the wrong side of a bound; False without a bound."""
+        """Return bool [M, L]: whether a prediction lies on the wrong side of its bound; False without a bound."""
         wrong: npt.NDArray[np.bool_] = self.side_ML * (self.bound_ML - value_ML) > 0.0  # NaN is not
         return wrong
 
@@ -57,7 +57,7 @@ class Bounds:
 
 
 def has_label(label_ML: Float64, bounds: Bounds | None) -> npt.NDArray[np.bool_]:
-    """Return bool [M], rows with at least one label or bound."""
+    """Return bool [M]: whether a row has at least one label or bound."""
     known_ML = ~np.isnan(label_ML)
     if bounds is not None:
         known_ML = known_ML | (bounds.side_ML != 0.0)

@@ -1,4 +1,7 @@
-"""Confusion matrices of a report: how many test rows of each class were predicted as which. Shapes: K classes."""
+"""Confusion matrices of a report: numbers of test rows by true and predicted class.
+
+Shapes: R test rows, S seeds, K classes.
+"""
 
 from collections.abc import Sequence
 
@@ -10,12 +13,12 @@ from unimol_scale.store.schema import Float64, Int64
 
 
 def count_confusions(outputs: Outputs, label_RL: Float64, predictions: Sequence[Float64]) -> Int64:
-    """Return int64 [K, K], rows of each class by the class that the mean of the predictions makes of them.
+    """Return the numbers of rows, int64 [K, K], by true class and by the class that the mean prediction gives.
 
     Args:
-        outputs: of a task of several classes.
-        label_RL: of the test rows, NaN where missing.
-        predictions: [R, K] of each seed, or of each repeat.
+        outputs: outputs of a task of several classes.
+        label_RL: labels of the test rows, NaN where missing.
+        predictions: [R, K] probabilities of each seed, or of each repeat.
     """
     K = outputs.num_classes
     known_R = ~np.isnan(label_RL[:, 0])
@@ -25,7 +28,7 @@ def count_confusions(outputs: Outputs, label_RL: Float64, predictions: Sequence[
 
 
 def confusion_lines(outputs: Outputs, confusion_KK: Int64) -> list[str]:
-    """Return the section of the report; a class in a line, what it was taken for in the columns."""
+    """Return the section of the report: true classes are lines, predicted classes are columns."""
     (target,) = outputs.targets
     names = outputs.classes[target]
     rows: list[list[str]] = []
@@ -38,14 +41,15 @@ def confusion_lines(outputs: Outputs, confusion_KK: Int64) -> list[str]:
         "",
         "## Confusion matrix",
         "",
-        f"Test rows by their class of {target!r} (lines) and the predicted class (columns), by the mean of the models.",
+        f"Numbers of test rows by true class of {target!r} (lines) and by class predicted with the mean of the models "
+        "(columns).",
         "",
         *markdown_table(["class", *(f"predicted {name}" for name in names), "correct"], rows),
     ]
 
 
 def true_class_probabilities(label_RL: Float64, value_SRK: Float64) -> Float64:
-    """Return the probability of the class that each row has, float64 [S, R, 1]; NaN without a label."""
+    """Return the predicted probability of each row's true class, float64 [S, R, 1]; NaN without a label."""
     known_R = ~np.isnan(label_RL[:, 0])
     code_R = np.where(known_R, label_RL[:, 0], 0.0).astype(np.int64)
     found_SR = np.take_along_axis(value_SRK, code_R[None, :, None], axis=2)

@@ -1,4 +1,4 @@
-"""Reads a column of labels: numbers, or names of classes as numbers from 0. No chemistry.
+"""Reads a column of labels: numbers, or class names, which become numbers from 0. Does not import RDKit.
 
 Shapes: M rows, K classes.
 """
@@ -22,7 +22,7 @@ Int64 = npt.NDArray[np.int64]
 
 ROWS_SHOWN = 3
 _BOUND = re.compile(r"(?P<sign>>=|<=|[<>≤≥])\s*(?P<value>[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?)")
-MOST_NAMES = 20  # a column of more different names is not taken for classes unless a task asks for them
+MOST_NAMES = 20  # a column with more different names is read as classes only if the task requires it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +30,10 @@ class LabelReading:
     """How labels are read.
 
     Attributes:
-        task: None: it is told from the labels.
-        positive: name of the class that is 1, of two; None: that which comes last in the alphabet.
-        order: of task ordinal, the classes from the lowest; empty: they are whole numbers.
-        censored: values such as ">10" are bounds.
+        task: kind of the labels; None: inferred from the labels.
+        positive: with two classes, name of the class that is 1; None: the alphabetically last one.
+        order: for task ordinal, the classes from the lowest; empty: classes are whole numbers.
+        censored: whether values such as ">10" are bounds.
     """
 
     task: Task | None = None
@@ -47,10 +47,10 @@ class LabelColumn:
     """Labels of one target.
 
     Attributes:
-        value_M: float64, NaN where missing; of classes, their numbers from 0 in the order of ``classes``.
-        classes: [K] names; empty of numbers.
-        bound_M: float64, bounds, NaN where the label is none; a row with a bound has no value. None: there are none.
-        side_M: float64, 1 where the label lies above the bound, -1 where below, 0 elsewhere; None likewise.
+        value_M: float64, NaN where missing; for classes, their numbers from 0 in the order of ``classes``.
+        classes: [K] names of the classes; empty if labels are numbers.
+        bound_M: float64 bounds, NaN for rows without one; a row with a bound has no value. None: there are no bounds.
+        side_M: float64, 1 where the label lies above the bound, -1 where below, 0 elsewhere; None: there are no bounds.
     """
 
     value_M: Float64
@@ -67,15 +67,15 @@ def read_labels(
 ) -> LabelColumn:
     """Return the labels of a column.
 
-    With tasks multiclass and ordinal, its values are names of classes: whole numbers are sorted as numbers, names by
-    the alphabet. Otherwise it has numbers, or, if it has none and few different names, classes.
+    With tasks multiclass and ordinal, the values are class names: whole numbers are sorted as numbers, names
+    alphabetically. Otherwise the column must hold numbers, or only few different names, which are classes.
 
     Args:
-        where: the file, for messages.
+        where: name of the file, for messages.
         target: name of the column.
-        column: [M], as the file has it.
-        smiles: [M], for messages.
-        how: what is asked for.
+        column: [M] values as stored in the file.
+        smiles: [M] SMILES, for messages.
+        how: how to read the labels.
 
     Raises:
         SourceError: a label is neither a number nor a class; names the first rows.
@@ -102,14 +102,15 @@ def code_classes(
     """Return labels that are names as numbers from 0.
 
     Args:
-        where: the data, for messages.
+        where: name of the data, for messages.
         target: name of the labels.
         texts: [M] names, None where missing.
-        smiles: [M], for messages.
+        smiles: [M] SMILES, for messages.
         how: the task, and which class is positive.
 
     Raises:
-        SourceError: they are no classes: nearly all are different, a number is not whole, or there is one class only.
+        SourceError: the labels are not classes: nearly all are different, a number is not whole, or there is only one
+            class.
         ConfigError: the positive class is not one of two.
     """
     texts = [text if text is None else _whole(text) for text in texts]
@@ -119,14 +120,16 @@ def code_classes(
         raise SourceError(f"{where}: all {len(texts):,} labels of the target {target!r} are missing")
     if fractions := [row for row, text in enumerate(texts) if text is not None and _is_fraction(text)]:
         shown = named_rows(np.array(fractions), smiles, [texts[row] for row in fractions[:ROWS_SHOWN]])
-        raise SourceError(f"{where}: {len(fractions):,} labels of the target {target!r} are no classes: {shown}")
+        raise SourceError(f"{where}: {len(fractions):,} labels of the target {target!r} are not classes: {shown}")
     if 2 * len(names) > present and len(names) > 2:
         raise SourceError(
             f"{where}: the {present:,} labels of the target {target!r} have {len(names):,} different values, which are "
             "too many to be classes"
         )
     if len(names) == 1:
-        raise SourceError(f"{where}: all {present:,} labels of the target {target!r} are {names[0]!r}: one class only")
+        raise SourceError(
+            f"{where}: all {present:,} labels of the target {target!r} are {names[0]!r}: there is only one class"
+        )
     if how.task == "ordinal":
         names = _ordered(where, target, texts, names, smiles, how.order)
     if how.positive is not None:
@@ -140,7 +143,7 @@ def code_classes(
 def _with_bounds(
     where: str, target: str, column: pa.ChunkedArray, smiles: Sequence[str], value_M: Float64, wrong: Int64
 ) -> LabelColumn:
-    """Return numbers, and bounds where they are such as ">10"."""
+    """Return numbers, and bounds for values such as ">10"."""
     bound_M, side_M = np.full(len(value_M), np.nan), np.zeros(len(value_M))
     others = []
     for row in wrong.tolist():
@@ -157,12 +160,12 @@ def _with_bounds(
 def _ordered(
     where: str, target: str, texts: Sequence[str | None], names: list[str], smiles: Sequence[str], order: Sequence[str]
 ) -> list[str]:
-    """Return the classes from the lowest."""
+    """Return the classes, the lowest first."""
     if not order:
         if all(name.lstrip("-").isdigit() for name in names):
             return names
         raise ConfigError(
-            f"task ordinal: the classes of {target!r} in {where} are names, whose order must be said: --order with "
+            f"task ordinal: the classes of {target!r} in {where} are names, whose order is unknown; give --order with "
             f"{', '.join(names)} from the lowest to the highest"
         )
     order = [_whole(name) for name in order]
@@ -173,20 +176,21 @@ def _ordered(
 
 
 def _with_positive(where: str, target: str, names: Sequence[str], positive: str) -> list[str]:
-    """Return two classes with the positive one last."""
+    """Return the names of two classes, the positive one last."""
     if positive not in names:
         raise ConfigError(
             f"positive: the target {target!r} of {where} has no class {positive!r}; {nearest(positive, names)}"
         )
     if len(names) != 2:
         raise ConfigError(
-            f"positive is of two classes, and the target {target!r} of {where} has {len(names)}: {', '.join(names)}"
+            f"positive applies to two classes, but the target {target!r} of {where} has {len(names)}: "
+            f"{', '.join(names)}"
         )
     return [*(name for name in names if name != positive), positive]
 
 
 def _are_names(value_M: Float64, texts: Sequence[str | None], *, asked: bool) -> bool:
-    """Return whether a column has classes by name: no number, and few different texts, each of many rows."""
+    """Return whether a column holds class names: no numbers, and only few different texts."""
     present = [text for text in texts if text is not None]
     if not np.isnan(value_M).all() or any(has_decimal_comma(text) or number_like(text) for text in present):
         return False
@@ -195,7 +199,7 @@ def _are_names(value_M: Float64, texts: Sequence[str | None], *, asked: bool) ->
 
 
 def number_like(text: str) -> bool:
-    """Return whether a text is a number beside a sign of comparison, or an infinite one."""
+    """Return whether a text is an infinite number, or a number with a comparison sign."""
     try:
         float(text.lstrip("<>=≤≥~ "))
     except ValueError:
@@ -204,7 +208,7 @@ def number_like(text: str) -> bool:
 
 
 def _whole(text: str) -> str:
-    """Return a whole number as it is usually written, such as 1 for 1.0; other text as it is."""
+    """Return a whole number as it is usually written, such as 1 for 1.0; other texts are returned unchanged."""
     try:
         value = float(text)
     except ValueError:
@@ -220,7 +224,7 @@ def _is_fraction(text: str) -> bool:
 
 
 def _sorted_names(names: Iterable[str]) -> list[str]:
-    """Return names in the order of their numbers if all are numbers, else of the alphabet."""
+    """Return names sorted as numbers if all are numbers, otherwise alphabetically."""
     names = list(names)
     try:
         return sorted(names, key=int)
@@ -229,13 +233,13 @@ def _sorted_names(names: Iterable[str]) -> list[str]:
 
 
 def _texts(column: pa.ChunkedArray) -> list[str | None]:
-    """Return what a column holds as text without surrounding space; None where it is missing, by the usual words."""
+    """Return the values of a column as texts without surrounding space; None if empty or a usual word for missing."""
     texts = ["" if value is None else str(value).strip() for value in column.to_pylist()]
     return [None if text.lower() in MISSING else text for text in texts]
 
 
 def numbers(column: pa.ChunkedArray) -> tuple[Float64, Int64]:
-    """Return the numbers [M] of a column, NaN where there is none, and the rows that hold something else."""
+    """Return the numbers of a column, float64 [M], NaN where missing, and the rows that hold other text, int64."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         column, kind = column.cast(kind.value_type), kind.value_type
@@ -269,22 +273,22 @@ def _numbers_one_by_one(column: pa.ChunkedArray) -> tuple[Float64, Int64]:
 
 
 def refuse(where: str, target: str, column: pa.ChunkedArray, wrong: Int64, smiles: Sequence[str]) -> NoReturn:
-    """Raise an error that names the first labels which are not numbers."""
+    """Raise an error that names the first labels that are not numbers."""
     values = [column[row].as_py() for row in wrong[:ROWS_SHOWN].tolist()]
     shown = named_rows(wrong, smiles, values)
     remedy = (
-        "mend them, or leave them empty where they are missing (classes are 0 and 1, or names in all rows; with --task "
-        "multiclass, whatever the column has)"
+        "correct them, or leave missing labels empty (classes must be 0 and 1, or names in all rows; with --task "
+        "multiclass, any values)"
     )
     if any(_BOUND.fullmatch(str(value).strip()) for value in values):
-        remedy = "with --censored, values such as >10 are bounds that predictions are held to"
+        remedy = "with --censored, values such as >10 are read as bounds"
     elif all(has_decimal_comma(value) for value in values):
         remedy = "write decimals with a point, not with a comma"
     raise SourceError(f"{where}: {len(wrong):,} labels of the target {target!r} are not numbers: {shown}; {remedy}")
 
 
 def named_rows(rows: Int64, smiles: Sequence[str], values: Iterable[object]) -> str:
-    """Return the first rows, by number from 1, SMILES and value, and how many there are beside them."""
+    """Return text that names the first rows, with number from 1, SMILES and value, and counts the others."""
     shown = [f"row {row + 1} ({smiles[row]}): {value!r}" for row, value in zip(rows.tolist(), values, strict=False)]
     more = len(rows) - ROWS_SHOWN
     return ", ".join(shown[:ROWS_SHOWN]) + (f" and {more:,} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""How much each training label weighs in the loss: the weight of its row times that of its class.
+"""Weights of training labels in the loss: the weight of the row times the weight of the class.
 
 Shapes: M rows, R training rows, L targets, K classes.
 """
@@ -19,17 +19,17 @@ Float64 = npt.NDArray[np.float64]
 def read_weights(
     where: str, name: str, column: pa.ChunkedArray, smiles: Sequence[str], labelled_M: npt.NDArray[np.bool_]
 ) -> Float64:
-    """Return the weights of rows, float64 [M]; 0 of rows without a label, which need none.
+    """Return the weights of rows, float64 [M]; 0 for rows without a label, which need no weight.
 
     Args:
-        where: the data, for messages.
-        name: of the column.
-        column: [M], as the data has it.
-        smiles: [M], for messages.
-        labelled_M: rows with a label.
+        where: name of the data, for messages.
+        name: name of the weight column.
+        column: [M] values as stored in the data.
+        smiles: [M] SMILES, for messages.
+        labelled_M: whether a row has a label.
 
     Raises:
-        SourceError: a weight is missing, no number, infinite or negative, or all are 0; names the first rows.
+        SourceError: a weight is missing, not a number, infinite or negative, or all are 0; names the first rows.
     """
     weight_M, _ = numbers(column)
     wrong = np.flatnonzero(labelled_M & ~(weight_M >= 0.0))  # NaN is not
@@ -48,14 +48,14 @@ def read_weights(
 
 
 def loss_weights(label_RL: Float64, row_weight_R: Float64 | None, class_weights: ClassWeights) -> Float64 | None:
-    """Return what the loss of each training label is multiplied by, float64 [R, L]; None if all count alike.
+    """Return the factor on the loss of each training label, float64 [R, L]; None if all weights are equal.
 
     Args:
-        label_RL: of the training rows, NaN where missing; of classes, their numbers.
-        row_weight_R: weight of each row, not negative, not all 0; they are divided by their mean. None: all are 1.
-        class_weights: "balanced" weighs a label of class k by N / (K·N_k), with the N labels of the target, of which
-            N_k are of class k, and the K classes that occur among them (King and Zeng 2001, Political Analysis 9:137,
-            as scikit-learn's "balanced" has it).
+        label_RL: labels of the training rows, NaN where missing; class numbers for classes.
+        row_weight_R: weights of the rows, none negative, not all 0; they are divided by their mean. None: all are 1.
+        class_weights: "balanced" multiplies the loss of a label of class k by N / (K·N_k), where N is the number of
+            labels of the target, N_k the number of class k, and K the number of classes that occur (King and Zeng 2001,
+            Political Analysis 9:137; the same as scikit-learn's "balanced").
     """
     if row_weight_R is None and class_weights == "none":
         return None

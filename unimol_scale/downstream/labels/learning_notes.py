@@ -1,4 +1,4 @@
-"""Says in a report what was learnt in place of the labels, and how rows and classes weigh. Shapes: R training rows."""
+"""Lines of a report on transformed labels and on weights of rows and classes. Shapes: R training rows."""
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +12,13 @@ STANDARDISED = "labels are standardised for training, by mean and standard devia
 def describe_learning(
     settings: LabelSettings, outputs: Outputs, weight_R: npt.NDArray[np.float64] | None, where: str
 ) -> list[str]:
-    """Return lines for the report on what was asked for.
+    """Return lines for the report on the transforms and weights that were requested.
 
     Args:
-        settings: of the labels.
-        outputs: what the models predict.
-        weight_R: of the training rows; None: all weigh the same.
-        where: of a cross-validation, the fold whose training rows these are, else "".
+        settings: settings of the labels.
+        outputs: outputs of the models.
+        weight_R: weights of the training rows; None: equal weights.
+        where: in a cross-validation, the fold of these training rows; otherwise "".
     """
     notes = []
     if transforms := settings.transforms_of(outputs.targets):
@@ -35,5 +35,5 @@ def describe_learning(
             f"{share_R.min():.3g} to {share_R.max():.3g}{fold}; scores are not weighted"
         )
     if settings.class_weights == "balanced":
-        notes.append("all classes weigh the same in the loss (class_weights balanced); scores are not weighted")
+        notes.append("all classes have the same total weight in the loss (class_weights balanced), but not in scores")
     return notes

@@ -1,4 +1,4 @@
-"""Columns that are added to a table of somebody else, whose own columns stay as they are."""
+"""Adds columns to a user's table without changing its own columns."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -11,7 +11,7 @@ import pyarrow.csv
 
 
 def free_name(name: str, taken: Collection[str], prefix: str | None) -> str:
-    """Return the name, or a similar one if a column has it already: with the prefix, if there is one, else a number."""
+    """Return the name if no column has it; otherwise the name with the prefix, if given, or with a number."""
     if name not in taken:
         return name
     if prefix is not None and (prefixed := f"{prefix}{name}") not in taken:
@@ -32,7 +32,7 @@ def write_csv(table: pa.Table, path: Path) -> None:
 
 
 def spread_out(value_R: npt.NDArray[Any], row_R: npt.NDArray[np.int64], rows: int) -> pa.Array:
-    """Return a column of so many rows with floats, bools or texts in some of them, null in the others and for NaN."""
+    """Return a column of ``rows`` values: floats, bools or texts in ``row_R``, null elsewhere and for NaN."""
     is_number = value_R.dtype.kind == "f"
     value_M: npt.NDArray[Any] = np.full(rows, np.nan) if is_number else np.full(rows, None, object)
     value_M[row_R] = value_R

@@ -1,7 +1,7 @@
-"""The outputs of a model as columns of a table: one number a target, or a probability for each class of the only one.
+"""Outputs of a model as columns of a table: a number per target, or a probability per class of the only target.
 
-Where classes have names, labels are written and read by them. Shapes: M rows, R of them, L targets, K classes, W
-outputs, which are L, or K of the tasks of several classes.
+Labels of named classes are written and read as names. Shapes: M rows, R of them, L targets, K classes, W outputs: L, or
+K for tasks of several classes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,12 +22,12 @@ BY_CLASS: tuple[Task, ...] = ("multiclass", "ordinal")  # tasks of one target wi
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """What a model says of a molecule.
+    """The outputs of a model for a molecule.
 
     Attributes:
         task: kind of the labels.
         targets: [L] names.
-        classes: target → names of its classes in the order of their numbers; targets of numbers are not there.
+        classes: target → names of its classes in the order of their numbers; without targets that are numbers.
     """
 
     task: Task
@@ -36,12 +36,12 @@ class Outputs:
 
     @property
     def num_classes(self) -> int:
-        """K, if there is a probability for each class of the target, else 0."""
+        """K if each class of the target has a probability, otherwise 0."""
         return len(self.classes[self.targets[0]]) if self.task in BY_CLASS else 0
 
     @property
     def names(self) -> tuple[str, ...]:
-        """[W] of the columns: that of the target, or "TARGET p(CLASS)" for a probability of a class with a name."""
+        """[W] names of the columns: the target, or "TARGET p(CLASS)" for the probability of a named class."""
         if self.num_classes:
             (target,) = self.targets
             return tuple(f"{target} p({name})" for name in self.classes[target])
@@ -51,20 +51,20 @@ class Outputs:
 
     @property
     def num_logits(self) -> int:
-        """Outputs of the head: W, or of K ordered classes the K − 1 thresholds between them."""
+        """Number of outputs of the head: W, or K − 1 thresholds for K ordered classes."""
         return len(self.names) - (self.task == "ordinal")
 
     def places(self, target: int) -> range:
-        """Return the places of a target among the outputs."""
+        """Return the indices of a target's outputs."""
         return range(self.num_classes) if self.num_classes else range(target, target + 1)
 
     @property
     def classes_each(self) -> int:
-        """Classes of each target: K, or 2; 0 of a regression."""
+        """Number of classes of each target: K, or 2; 0 for a regression."""
         return 0 if self.task == "regression" else self.num_classes or 2
 
     def class_names(self, target: int) -> tuple[str, ...]:
-        """Return the names of the classes of a target, which are "0" and "1" where they have none."""
+        """Return the names of the classes of a target; "0" and "1" if they have no names."""
         return self.classes.get(self.targets[target], ("0", "1"))
 
     def class_probabilities(self, target: int, value_W: Float64) -> Float64:
@@ -76,25 +76,25 @@ class Outputs:
 
     @property
     def trivial(self) -> str:
-        """What a trivial predictor says of every molecule, in words."""
+        """Text that says what a trivial predictor predicts for every molecule."""
         if self.num_classes:
             return "the shares of the classes"
         return "the mean of the training labels" if self.task == "regression" else "the share of ones"
 
     def describe_label(self, target: int, value: float) -> str:
-        """Return a label in words: the name of its class, or a number."""
+        """Return a label as text: the name of its class, or a number."""
         classes = self.classes.get(self.targets[target])
         return f"{value:g}" if classes is None else repr(classes[int(value)])
 
     def write_labels(self, target: int, label_M: Float64) -> pa.Array:
-        """Return the labels of a target as a column: text where its classes have names, else numbers."""
+        """Return the labels of a target as a column: texts if its classes have names, otherwise numbers."""
         classes = self.classes.get(self.targets[target])
         if classes is None:
             return pa.array(label_M, from_pandas=True)
         return pa.array([None if np.isnan(label) else classes[int(label)] for label in label_M.tolist()], pa.string())
 
     def read_labels(self, table: pa.Table) -> Float64:
-        """Return what ``write_labels`` wrote of all targets, float64 [M, L], NaN where there is none."""
+        """Return the labels of all targets that ``write_labels`` wrote, float64 [M, L], NaN where missing."""
         return np.stack([self._read_label(table[target], target) for target in self.targets], axis=1)
 
     def _read_label(self, column: pa.ChunkedArray, target: str) -> Float64:
@@ -104,14 +104,14 @@ class Outputs:
         return np.array([np.nan if name is None else place[name] for name in column.to_pylist()])
 
     def read_values(self, table: pa.Table, prefix: str) -> Float64:
-        """Return the outputs in a table, float64 [M, W], whose columns are called ``prefix`` and ``names``."""
+        """Return the outputs in a table, float64 [M, W]; its columns are ``names``, each preceded by ``prefix``."""
         return np.stack([_floats(table[f"{prefix}{name}"]) for name in self.names], axis=1)
 
     def decide(self, value_RW: Float64) -> dict[str, Texts]:
-        """Return the predicted class, by target, of those targets whose classes have names; None where NaN.
+        """Return target → predicted class names, for targets whose classes have names; None for NaN.
 
-        Of two classes, that with a probability of a half or more; of several, the most probable one; of ordered ones,
-        the median of their probabilities.
+        With two classes, it is the class with a probability of at least 0.5; with several, the most probable one; with
+        ordered classes, the median of the probabilities.
         """
         found: dict[str, Texts] = {}
         for at, target in enumerate(self.targets):
@@ -136,11 +136,11 @@ class Outputs:
 
 
 def trivial_outputs(label_RL: Float64, num_classes: int) -> Float64:
-    """Return what is predicted without any molecule, float64 [W]: means of the labels, or shares of the classes.
+    """Return a prediction that is independent of the molecule, float64 [W]: label means, or class frequencies.
 
     Args:
-        label_RL: of the training rows, NaN where missing.
-        num_classes: K, or 0; see ``Outputs``.
+        label_RL: labels of the training rows, NaN where missing.
+        num_classes: number of classes K, or 0; see ``Outputs``.
     """
     known_RL = ~np.isnan(label_RL)
     if num_classes:
@@ -151,7 +151,7 @@ def trivial_outputs(label_RL: Float64, num_classes: int) -> Float64:
 
 
 def predicted_labels(label_RL: Float64, value_RW: Float64) -> Float64:
-    """Return the labels, [R, L], NaN where nothing is predicted."""
+    """Return the labels, float64 [R, L], with NaN where there is no prediction."""
     L = label_RL.shape[1]
     missing_RL = np.isnan(value_RW if value_RW.shape[1] == L else value_RW[:, :1])
     return np.where(missing_RL, np.nan, label_RL)
@@ -163,20 +163,20 @@ def _floats(column: pa.ChunkedArray) -> Float64:
 
 
 def describe_classes(outputs: Outputs, label_ML: Float64) -> Sequence[str]:
-    """Return a line for each target whose classes have names: which they are, how many rows each has."""
+    """Return a line for each target with named classes, with the number of rows of each class."""
     said = []
     for at, target in enumerate(outputs.targets):
         if (classes := outputs.classes.get(target)) is None:
             continue
         counts = np.bincount(label_ML[~np.isnan(label_ML[:, at]), at].astype(np.int64), minlength=len(classes))
         shown = ", ".join(f"{name} ({count:,} rows)" for name, count in zip(classes, counts.tolist(), strict=True))
-        positive = "" if outputs.num_classes else f"; {classes[1]} is the positive class (--positive takes the other)"
+        positive = "" if outputs.num_classes else f"; {classes[1]} is the positive class (--positive changes this)"
         said.append(f"classes of {target!r}: {shown}{positive}")
     return said
 
 
 def absent_classes(outputs: Outputs, label_RL: Sequence[Float64]) -> list[str]:
-    """Return the classes, of a task of several, that have no row in some of these sets of training labels [R, 1]."""
+    """Return the classes that have no row in at least one of the given sets of training labels [R, 1]."""
     present = [set(labels[:, 0].tolist()) for labels in label_RL]
     names = outputs.classes[outputs.targets[0]] if outputs.num_classes else ()
     return [name for code, name in enumerate(names) if not all(code in found for found in present)]

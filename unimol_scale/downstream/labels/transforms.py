@@ -1,4 +1,4 @@
-"""Logarithms of labels that are learnt in place of the labels. Shapes: R rows, L targets."""
+"""Logarithms of labels, which a model can learn instead of the labels. Shapes: R rows, L targets."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -19,13 +19,13 @@ _FUNCTIONS: dict[Transform, Callable[[Float64], Float64]] = {
 
 
 def transform_labels(label_RL: Float64, transforms: Sequence[Transform]) -> Float64:
-    """Return labels, or their bounds, as they are learnt; NaN stays NaN.
+    """Return transformed labels or bounds, float64 [R, L]; NaN stays NaN.
 
-    All transforms increase, so that a bound stays on its side.
+    All transforms are increasing, so a lower bound remains a lower bound.
 
     Args:
-        label_RL: positive where a target has a logarithm.
-        transforms: [L]; empty: none.
+        label_RL: labels or bounds, which must be positive for targets with a logarithm.
+        transforms: [L] transform of each target; empty: none.
     """
     if not transforms:
         return label_RL
@@ -35,10 +35,10 @@ def transform_labels(label_RL: Float64, transforms: Sequence[Transform]) -> Floa
 def check_positive(
     where: str, targets: Sequence[str], label_ML: Float64, transforms: Mapping[str, Transform], smiles: Sequence[str]
 ) -> None:
-    """Check that labels, or their bounds, have logarithms.
+    """Check that labels or bounds have logarithms.
 
     Raises:
-        SourceError: one is not positive; names the first rows.
+        SourceError: a label or bound is not positive; the message names the first rows.
     """
     for target, name in transforms.items():
         label_M = label_ML[:, targets.index(target)]

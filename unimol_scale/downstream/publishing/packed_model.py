@@ -1,4 +1,4 @@
-"""Packs a finished run as a model for others: safetensors, config.json and the card. Sends it to the hub."""
+"""Packs a finished run as a model for others: safetensors, config.json and model card. Uploads it to the hub."""
 
 import tempfile
 from pathlib import Path
@@ -19,17 +19,17 @@ Stored = Literal["fp32", "bf16"]
 
 
 def pack_model(run: Path, output: Path, *, name: str | None = None, stored: Stored = "fp32", scores: str = "") -> None:
-    """Write a finished run as a folder that ``from_pretrained`` loads, with a card.
+    """Write a finished run as a folder that ``from_pretrained`` can load, with a model card.
 
     Args:
-        run: a finished run, whose store is here.
-        output: folder to be written; must be empty or absent.
-        name: that users will load it by; None: of the output folder.
-        stored: dtype of the weights in the file. bf16 halves it; the model is turned into fp32 when it is loaded.
-        scores: section of the card, in Markdown.
+        run: folder of a finished run, whose store is on this machine.
+        output: folder to write, which must be empty or absent.
+        name: name under which users load the model; None: the name of the output folder.
+        stored: dtype of the weights in the file. bf16 halves its size; weights are converted to fp32 when loaded.
+        scores: a section of the card, in Markdown.
 
     Raises:
-        CheckpointError: the run is not finished, its store is not here, or the folder is not empty.
+        CheckpointError: the run is not finished, its store is not on this machine, or the folder is not empty.
     """
     records = read_records(run)
     model = load_pretrained(run)
@@ -55,17 +55,18 @@ def push_to_hub(
     """Upload a model to the Hugging Face hub, with its card, and return its address there.
 
     Args:
-        model: a finished run, a folder that ``pack_model`` or ``save_pretrained`` wrote, or a model of this package.
-        repository: ``owner/name``; made if it does not exist.
-        private: make it visible to its owner only.
-        token: of the hub; None: of the login that the library remembers.
-        stored: dtype of the weights there, of a run.
+        model: a finished run, a folder that ``pack_model`` or ``save_pretrained`` wrote, or the name of a model of this
+            package.
+        repository: ``owner/name``; created if it does not exist.
+        private: whether a new repository is visible only to its owner.
+        token: access token of the hub; None: the token of the login that the library has stored.
+        stored: for a run, dtype of the uploaded weights.
 
     Raises:
         CheckpointError: the model cannot be read, the library is not installed, or the hub refuses.
     """
     if not hub.is_name(repository):
-        raise CheckpointError(f"{repository!r} is not a place on the hub; write owner/name")
+        raise CheckpointError(f"{repository!r} is not the name of a repository on the hub; write owner/name")
     if (ready := packed_folder(model)) is not None:
         return hub.upload(ready, repository, private=private, token=token)
     with tempfile.TemporaryDirectory() as folder:
@@ -75,6 +76,6 @@ def push_to_hub(
 
 
 def packed_folder(model: Path | str) -> Path | None:
-    """Return the folder of a model that is ready for others as it is; None for a run, which must be packed."""
+    """Return the folder of a model that can be uploaded unchanged; None for a run, which must be packed first."""
     folder = shipped_folder(str(model)) or Path(model)
     return folder if (folder / MODEL_CARD_NAME).is_file() else None

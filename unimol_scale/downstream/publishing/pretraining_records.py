@@ -1,4 +1,4 @@
-"""Gathers what a run and its store recorded about a pretraining: what a model card tells. Reads every shard once."""
+"""Collects the records of a run and its store for a model card. Reads every shard once."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ _AT_A_TIME = 20_000  # molecules
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingRecords:
-    """What is known of a finished run.
+    """Records of a finished run and its store.
 
     Attributes:
-        run: its folder.
-        summary: its summary.json.
-        settings: its config.yaml.
-        manifest: of the store that it was trained on.
-        molecules_with: symbol of an element → training molecules that have it.
+        run: folder of the run.
+        summary: content of the run's summary.json.
+        settings: content of the run's config.yaml.
+        manifest: manifest of the store that the model was trained on.
+        molecules_with: symbol of an element → number of training molecules that contain it.
     """
 
     run: Path
@@ -40,27 +40,27 @@ class PretrainingRecords:
 
     @property
     def distinct(self) -> int:
-        """Distinct training molecules."""
+        """Number of distinct training molecules."""
         known = self.summary.get(UNIQUE)
         return known if isinstance(known, int) else self.manifest.splits["train"].rows
 
 
 def read_records(run: Path) -> PretrainingRecords:
-    """Return what a finished run and its store recorded.
+    """Return the records of a finished run and its store.
 
     Raises:
-        CheckpointError: the folder is not a finished run, or its store is not here any more.
+        CheckpointError: the folder is not a finished run, or its store is not on this machine.
         UnreadableRunError: a file of the run is damaged.
         StoreError: the store is damaged.
     """
     if not (run / CONFIG_NAME).is_file():
-        raise CheckpointError(f"{run} is not a run: it has no {CONFIG_NAME}. A card needs the records of a run")
+        raise CheckpointError(f"{run} is not a run: it has no {CONFIG_NAME}. A model card needs the records of a run")
     summary = read_summary(run)
     if not summary.is_finished:
-        raise CheckpointError(f"{run} is not finished; start it again to have it go on to its end")
+        raise CheckpointError(f"{run} is not finished; start it again to complete it")
     found = store_of(run)
     if found.path is None:
-        raise CheckpointError(f"a card says what its model was trained on, but {found.missing}")
+        raise CheckpointError(f"a model card must describe the training data, but {found.missing}")
     store = open_store(found.path)
     return PretrainingRecords(
         run=run,
@@ -72,7 +72,7 @@ def read_records(run: Path) -> PretrainingRecords:
 
 
 def _elements(store: Store) -> dict[str, int]:
-    """Return element → training molecules that have it, the most frequent first."""
+    """Return element → number of training molecules that contain it, the most frequent first."""
     split, table = store.split("train"), GetPeriodicTable()
     counts: Counter[int] = Counter()
     starts = range(0, len(split), _AT_A_TIME)

@@ -1,4 +1,4 @@
-"""How sure the predictions of a fine-tuning are, measured on its test rows, as ``results.json`` keeps it.
+"""Reliability of the predictions of a fine-tuning, measured on its test rows, as stored in ``results.json``.
 
 Imports no torch. Shapes: L targets.
 """
@@ -11,14 +11,15 @@ from unimol_scale.downstream.uncertainty.rules import CalibratedOn, ConformalKin
 
 @dataclass(frozen=True, kw_only=True)
 class TargetCoverage:
-    """What the intervals or sets of one target were worth on the test rows.
+    """Intervals or sets of one target, checked on the test rows.
 
     Attributes:
-        calibration_rows: with a label of this target; of classes, of the rarest one.
-        missing: calibration rows that are lacking for the coverage that is asked for; 0: there are enough.
-        found: on the test rows; None if there are too few calibration rows, or no test row has a label.
-        width: mean width of an interval, in the unit of the target; of sets, the mean number of classes. None likewise.
-        single: of sets, the share with exactly one class; None of intervals.
+        calibration_rows: number of calibration rows with a label; for classes, of the rarest class.
+        missing: number of further calibration rows that the requested coverage needs; 0: there are enough.
+        found: coverage on the test rows; None if there are too few calibration rows, or no test row has a label.
+        width: mean width of the intervals, in the unit of the target, or mean number of classes in the sets; None
+            under the same conditions.
+        single: fraction of the sets with exactly one class; None for intervals.
     """
 
     calibration_rows: int
@@ -33,10 +34,10 @@ class ConformalCheck:
     """Conformal intervals or sets on the test rows.
 
     Attributes:
-        coverage: that was asked for.
-        kind: of the scores.
-        rows: which rows calibrated them.
-        targets: [L] what was found.
+        coverage: requested coverage.
+        kind: kind of the nonconformity scores.
+        rows: rows that calibrated them.
+        targets: [L] results of each target.
     """
 
     coverage: float
@@ -47,21 +48,21 @@ class ConformalCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class DomainCheck:
-    """Errors of the test rows inside and outside of the domain.
+    """Errors of the test rows inside and outside the applicability domain.
 
     Attributes:
-        test_rows: all there are with a label that is no bound; of very many, ``inside`` and ``outside`` count a random
-            choice.
-        inside: test rows in the domain.
-        outside: the others.
-        inside_error: mean error of those in it: absolute error of a regression, share of wrong classes; as a mean over
-            targets. None without such a row.
-        outside_error: likewise.
-        in_units: whether these are in the one unit of the labels; else of several targets in standard deviations of the
-            training labels.
-        larger_p: p value, one-sided, of the hypothesis that errors outside are no larger (Mann and Whitney 1947); None
-            if it cannot be told.
-        with_vectors: whether the model's own vectors decided, too, or fingerprints alone.
+        test_rows: number of test rows with a label that is not a bound; if there are very many, ``inside`` and
+            ``outside`` count a random subset.
+        inside: number of test rows in the domain.
+        outside: number of test rows outside the domain.
+        inside_error: mean error of the rows inside: absolute error of a regression, or fraction of wrong classes, as a
+            mean over targets; None without such rows.
+        outside_error: mean error of the rows outside; None without such rows.
+        in_units: whether the errors are in the common unit of the labels; otherwise, with several targets, they are in
+            standard deviations of the training labels.
+        larger_p: one-sided p value of the hypothesis that errors outside are not larger (Mann and Whitney 1947); None
+            if it cannot be computed.
+        with_vectors: whether the domain also depends on the model's vectors, not only on fingerprints.
     """
 
     test_rows: int
@@ -76,16 +77,18 @@ class DomainCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class ConfidenceResults:
-    """Everything that is known of how sure the predictions are.
+    """Results on the reliability of the predictions.
 
     Attributes:
-        score_low: end of the 95 % interval of the test score; None of a cross-validation, which has its own, without
-            test rows, or where it is not defined.
-        score_high: its other end.
-        score_standardised: whether it is of the mean over targets in standard deviations of the training labels.
-        spread: whether the spread over seeds follows the error, in words; "" with one seed, or without test rows.
-        conformal: intervals, or sets of classes.
-        domain: None: it was turned off.
+        score_low: lower end of the 95 % interval of the test score; None for a cross-validation, which has its own
+            interval, without test rows, or if it is undefined.
+        score_high: upper end of this interval.
+        score_standardised: whether the interval is that of the mean over targets in standard deviations of the training
+            labels.
+        spread: a text that says whether the spread over seeds grows with the error; "" with one seed, or without test
+            rows.
+        conformal: results for intervals or sets of classes.
+        domain: results for the applicability domain; None: it was turned off.
     """
 
     score_low: float | None

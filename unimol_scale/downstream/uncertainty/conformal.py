@@ -1,15 +1,15 @@
-"""Conformal prediction: intervals and sets of classes that hold the label with a chosen probability. NumPy only.
+"""Conformal prediction: intervals and sets of classes that contain the label with a chosen probability. NumPy only.
 
-The guarantee needs only that the rows to be predicted and the calibration rows are exchangeable: whatever the model, of
-all intervals at a coverage of 0.9 at least nine in ten hold their label (Vovk, Gammerman and Shafer 2005; Lei et al.
-2018, doi:10.1080/01621459.2017.1307116). With the models of a cross-validation, no row need be set aside: intervals are
-those of CV+ (Barber et al. 2021, arXiv 1905.02928), sets those of cross-conformal prediction (Vovk 2015,
-doi:10.1007/s10472-013-9368-4). Their guarantee is weaker (1 − 2α, where 1 − α is asked for), and in practice their
-coverage is about 1 − α.
+The guarantee requires only that the rows to predict and the calibration rows are exchangeable: for any model, intervals
+with a coverage of 0.9 contain the label with a probability of at least 0.9 (Vovk, Gammerman and Shafer 2005; Lei et al.
+2018, doi:10.1080/01621459.2017.1307116). With the models of a cross-validation, no rows need to be set aside: intervals
+are those of CV+ (Barber et al. 2021, arXiv 1905.02928), sets those of cross-conformal prediction (Vovk 2015,
+doi:10.1007/s10472-013-9368-4). Their guarantee is weaker (1 − 2α for a requested 1 − α); in practice their coverage is
+about 1 − α.
 
-Shapes: N calibration rows, R rows to be predicted, C classes, G groups of calibration rows: rows of one group were
-predicted by the same models that had not seen them, such as those of a fold. There is one group if there is a single
-split, and then everything here is split conformal prediction.
+Shapes: N calibration rows, R rows to predict, C classes, G groups of calibration rows. The rows of a group, such as a
+fold, were predicted by the same models, which were not trained on them. A single split has one group, and the methods
+are then split conformal prediction.
 """
 
 import math
@@ -26,17 +26,17 @@ _ROUNDING = 1e-9  # (9 + 1) · 0.9 is 9
 
 
 def quantile_rank(rows: int, coverage: float) -> int:
-    """Return which of the ascending scores is the quantile, from 1: ⌈(N + 1)(1 − α)⌉; above N, there is none.
+    """Return the rank of the quantile among the ascending scores, from 1: ⌈(N + 1)(1 − α)⌉; above N, there is none.
 
     Args:
-        rows: N.
-        coverage: 1 − α.
+        rows: number N of calibration rows.
+        coverage: requested coverage 1 − α.
     """
     return math.ceil((rows + 1) * coverage - _ROUNDING)
 
 
 def rows_needed(coverage: float) -> int:
-    """Return the fewest calibration rows with which an interval of a coverage is finite: N ≥ 1/α − 1."""
+    """Return the smallest number of calibration rows for which intervals of a coverage are finite: N ≥ 1/α − 1."""
     return math.ceil(coverage / (1.0 - coverage) - _ROUNDING)
 
 
@@ -51,16 +51,16 @@ def conformal_intervals(
 ) -> tuple[Float64, Float64]:
     """Return the lower and the upper ends of intervals, float64 [R] each, infinite with too few calibration rows.
 
-    CV+: of the lower ends ``value − score`` that the calibration rows name, each with the prediction of the models that
-    had not seen it, the ⌊α(N + 1)⌋-th smallest; of the upper ends the ⌈(1 − α)(N + 1)⌉-th. Of one group that is
-    ``value ± quantile``.
+    CV+: each calibration row proposes the ends ``value − score`` and ``value + score``, where ``value`` is the
+    prediction by the models that were not trained on this calibration row. The interval ranges from the ⌊α(N + 1)⌋-th
+    smallest lower end to the ⌈(1 − α)(N + 1)⌉-th smallest upper end. With one group this is ``value ± quantile``.
 
     Args:
         value_GR: predictions by the models of each group.
-        score_N: absolute residuals of the calibration rows; divided by their own scales, if there are such.
+        score_N: absolute residuals of the calibration rows, divided by their own scales if ``scale_R`` is given.
         group_N: group of each calibration row, from 0.
-        coverage: 1 − α.
-        scale_R: what a score is multiplied by; None: 1.
+        coverage: requested coverage 1 − α.
+        scale_R: factor on the scores for each row to predict; None: 1.
     """
     scaled_R = np.ones(value_GR.shape[1]) if scale_R is None else scale_R
     rank = quantile_rank(len(score_N), coverage)
@@ -81,19 +81,19 @@ def conformal_intervals(
 
 
 def conformal_sets(probability_GRC: Float64, score_N: Float64, class_N: Int64, group_N: Int64, coverage: float) -> Bool:
-    """Return which classes are credible for each row, bool [R, C]; each class is covered by itself (Mondrian).
+    """Return which classes are in the set of each row, bool [R, C]; coverage holds for each class (Mondrian).
 
-    A class is in the set of a row if its score, 1 − p, is at most that of the quantile of the calibration rows of this
-    class (LAC: Sadinle, Lei and Wasserman 2019, doi:10.1080/01621459.2017.1395341): such sets are the smallest on
-    average. They may be empty, where no class is like the rows that it was calibrated on. A class with too few rows is
-    in every set.
+    A class is in the set of a row if its score, 1 − p, is at most the quantile of the scores of the calibration rows of
+    this class (LAC: Sadinle, Lei and Wasserman 2019, doi:10.1080/01621459.2017.1395341); such sets are the smallest on
+    average. A set is empty if every class is less probable for the row than for its calibration rows. A class with too
+    few calibration rows is in every set.
 
     Args:
-        probability_GRC: by the models of each group.
-        score_N: 1 − probability of the true class of the calibration rows.
-        class_N: their true class, from 0.
-        group_N: group of each, from 0.
-        coverage: 1 − α, of the rows of each class.
+        probability_GRC: class probabilities by the models of each group.
+        score_N: 1 − probability of the true class of each calibration row.
+        class_N: true class of each calibration row, from 0.
+        group_N: group of each calibration row, from 0.
+        coverage: requested coverage 1 − α among the rows of each class.
     """
     _, num_rows, num_classes = probability_GRC.shape
     in_set_RC = np.empty((num_rows, num_classes), bool)

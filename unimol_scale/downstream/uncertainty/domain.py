@@ -1,8 +1,8 @@
-"""The applicability domain of a model: which rows are as near to a training molecule as those are to one another.
+"""The applicability domain of a model: rows about as close to a training molecule as these are to one another.
 
-Nearness is a similarity: Tanimoto's of ECFP4 fingerprints (Rogers and Hahn 2010, doi:10.1021/ci100050t), or the cosine
-of the model's own vectors. A row is in the domain if its similarity to the nearest training molecule is at least the
-5th percentile of the similarities that training molecules have to the nearest other one.
+Closeness is the Tanimoto similarity of ECFP4 fingerprints (Rogers and Hahn 2010, doi:10.1021/ci100050t) or the cosine
+similarity of the model's vectors. A row is in the domain if its similarity to the nearest training molecule is at least
+the 5th percentile of the similarities of training molecules to their nearest other training molecule.
 
 Shapes: N training molecules, R rows, D channels.
 """
@@ -29,7 +29,7 @@ _BLOCK = 1024  # rows that are compared at once
 
 
 def fingerprints(smiles: Iterable[str]) -> list[Any]:
-    """Return the ECFP4 fingerprints of molecules; None of what RDKit cannot read. Equal SMILES are computed once."""
+    """Return the ECFP4 fingerprints of molecules; None where RDKit cannot read the SMILES. Equal SMILES share one."""
     generator: Any = rdFingerprintGenerator.GetMorganGenerator(radius=ECFP_RADIUS, fpSize=ECFP_BITS)  # type: ignore[no-untyped-call]
     found: dict[str, Any] = {}
     every = []
@@ -45,16 +45,16 @@ def fingerprints(smiles: Iterable[str]) -> list[Any]:
 def nearest_by_fingerprint(
     fingerprint_R: Iterable[Any], known_N: Sequence[Any], own_R: Int64 | None = None
 ) -> tuple[Int64, Float64]:
-    """Return the place of the most similar training molecule and its Tanimoto similarity, [R] each.
+    """Return the index of the most similar training molecule and its Tanimoto similarity, [R] each.
 
     Args:
-        fingerprint_R: of the rows; None has none.
-        known_N: of the training molecules; None has none, and is nearest to no row.
-        own_R: int64, place of a training molecule that a row is not compared with, such as itself; None: all are
-            compared.
+        fingerprint_R: fingerprints of the rows; None for a row without one.
+        known_N: fingerprints of the training molecules; None for a molecule without one, which is not compared.
+        own_R: int64, index of a training molecule that each row is not compared with, such as itself; None: every row
+            is compared with all of them.
 
     Returns:
-        int64, −1 where there is nothing to compare, and float64, NaN there.
+        Indices, int64, −1 if there is nothing to compare; similarities, float64, NaN if there is nothing to compare.
     """
     there = [at for at, known in enumerate(known_N) if known is not None]
     known = [known_N[at] for at in there]
@@ -76,11 +76,11 @@ def nearest_by_fingerprint(
 
 
 def nearest_by_vector(vector_RD: npt.NDArray[Any], known_ND: npt.NDArray[Any], own_R: Int64 | None = None) -> Float64:
-    """Return the largest cosine similarity of each row to a training molecule, float64 [R]; NaN with none to compare.
+    """Return each row's largest cosine similarity to a training molecule, float64 [R]; NaN if there is none to compare.
 
     Args:
-        vector_RD: of the rows, in any precision.
-        known_ND: of the training molecules.
+        vector_RD: vectors of the rows, in any precision.
+        known_ND: vectors of the training molecules.
         own_R: as in ``nearest_by_fingerprint``.
     """
     known_ND, vector_RD = _unit(known_ND), _unit(vector_RD)
@@ -97,13 +97,12 @@ def nearest_by_vector(vector_RD: npt.NDArray[Any], known_ND: npt.NDArray[Any], o
 
 
 def judged_places(rows: int, known: int, most: int) -> Int64:
-    """Return the places of rows that are compared to measure something: all, or some at random.
+    """Return the indices of rows to compare with training molecules: all, or a random subset to limit the time.
 
     Args:
-        rows: how many there are.
-        known: training molecules that each is compared with.
-        most: rows that are enough whatever their comparison takes. With many training molecules they are fewer, but
-            ``LEAST_JUDGED``.
+        rows: number of rows.
+        known: number of training molecules that each row is compared with.
+        most: maximum number of rows. With many training molecules there are fewer, but at least ``LEAST_JUDGED``.
 
     Returns:
         int64, ascending.
@@ -113,23 +112,23 @@ def judged_places(rows: int, known: int, most: int) -> Int64:
 
 
 def domain_threshold(similarity_N: Float64) -> float | None:
-    """Return the least similarity in the domain; None if no training molecule has another one to be compared with.
+    """Return the smallest similarity in the domain; None if all similarities are NaN.
 
     Args:
-        similarity_N: of training molecules to the nearest other one; NaN is passed over.
+        similarity_N: similarities of training molecules to their nearest other one; NaN is ignored.
     """
     known = similarity_N[~np.isnan(similarity_N)]
     return float(np.percentile(known, OUTSIDE_PERCENT)) if len(known) else None
 
 
 def in_domain(similarities: Sequence[Float64], thresholds: Sequence[float | None]) -> Bool:
-    """Return whether rows are in the domain by every similarity that has a threshold, bool [R].
+    """Return whether each row reaches the threshold of every similarity that has one, bool [R].
 
-    A row that lacks one of these similarities is not in the domain.
+    A row without one of these similarities is not in the domain.
 
     Args:
-        similarities: of fingerprints and of vectors, [R] each.
-        thresholds: of each.
+        similarities: similarities of fingerprints and of vectors, [R] each.
+        thresholds: threshold of each kind of similarity; None: this kind is ignored.
     """
     inside_R = np.ones(len(similarities[0]), bool)
     for similarity_R, threshold in zip(similarities, thresholds, strict=True):

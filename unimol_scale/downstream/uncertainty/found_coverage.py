@@ -1,4 +1,4 @@
-"""The coverage that intervals or sets had on rows with known labels, beside the one that was asked for."""
+"""Coverage of intervals or sets on rows with known labels, and its comparison with the requested coverage."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,13 +12,13 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class FoundCoverage:
-    """How many labels were held.
+    """Number of labels that lie in their intervals or sets.
 
     Attributes:
-        rows: with a label.
-        held: whose label is in its interval, or in its set.
-        low: end of the 95 % interval of the coverage, as of a binomial share (Clopper and Pearson 1934).
-        high: its other end.
+        rows: number of rows with a label.
+        held: number of rows whose label is in its interval or set.
+        low: lower end of the 95 % interval of the coverage, a binomial proportion (Clopper and Pearson 1934).
+        high: upper end of this interval.
     """
 
     rows: int
@@ -28,16 +28,16 @@ class FoundCoverage:
 
     @staticmethod
     def of(held_R: npt.NDArray[np.bool_]) -> "FoundCoverage":
-        """Return the coverage of some rows, at least one."""
+        """Return the coverage of one or more rows, given whether each label was in its interval or set."""
         held = int(held_R.sum())
         found = binomtest(held, len(held_R)).proportion_ci(CONFIDENCE)
         return FoundCoverage(rows=len(held_R), held=held, low=float(found.low), high=float(found.high))
 
     @property
     def share(self) -> float:
-        """The coverage that was found."""
+        """The measured coverage."""
         return self.held / self.rows
 
     def against(self, nominal: float) -> Literal["less", "as promised", "more"]:
-        """Return whether the coverage differs from the nominal one by more than chance."""
+        """Return whether the 95 % interval of the coverage lies below, around or above the requested coverage."""
         return "less" if self.high < nominal else "more" if self.low > nominal else "as promised"

@@ -200,7 +200,7 @@ def test_rows_count_by_their_weights(quick):
         (np.ones((len(SMILES), 2)), "1D"),
         ([-1.0] + [1.0] * (len(SMILES) - 1), "sample_weight\\[0\\]"),
         ([np.nan] + [1.0] * (len(SMILES) - 1), "sample_weight\\[0\\]"),
-        ([0.0] * len(SMILES), "nothing to learn"),
+        ([0.0] * len(SMILES), "all weights are 0"),
         (["a"] * len(SMILES), "not numbers"),
     ],
 )

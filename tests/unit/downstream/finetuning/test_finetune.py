@@ -184,7 +184,7 @@ def with_splits(place, name, **labels):
         ([""] * 30, {}, "all 30 labels of the target 'y' are missing"),
         ([1] * 29 + ["high"], {}, r"not numbers: row 30 \(O=Cc1ccccc1\): 'high'"),
         ([0, 2] * 15, {"task": "classification"}, "neither 0 nor 1"),
-        ([0, 1] * 15, {"metric": "rmse"}, "metric rmse is not one of classification"),
+        ([0, 1] * 15, {"metric": "rmse"}, "metric rmse does not apply to classification"),
         ([0, 1] * 15, {"loss": "mae"}, "loss mae applies to regression"),
         ([1] * 15 + ["1_000"] * 15, {}, "not numbers: row 16 .*'1_000'"),
     ],
@@ -211,7 +211,7 @@ def test_a_target_may_not_be_named_as_a_column_of_the_predictions(place, setting
 
 def test_what_does_not_fit_the_task_is_refused_before_conformers_are_made(settings, monkeypatch):
     monkeypatch.setattr("unimol_scale.downstream.finetuning.labelled_rows.prepare", None)
-    with pytest.raises(ConfigError, match="metric roc_auc is not one of regression"):
+    with pytest.raises(ConfigError, match="metric roc_auc does not apply to regression"):
         finetune(settings(metric="roc_auc"))
     with pytest.raises(ConfigError, match="loss huber applies to regression"):
         finetune(settings(targets=("aromatic",), loss="huber"))

@@ -106,7 +106,7 @@ def test_ordered_classes_come_back_by_name_and_are_judged_by_rank(sets, settings
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({}, ConfigError, "whose order must be said: --order with high, low, medium"),
+        ({}, ConfigError, "whose order is unknown; give --order with high, low, medium"),
         (
             {"order": ("low", "high")},
             SourceError,

@@ -92,7 +92,7 @@ def test_what_is_no_finished_run_gets_no_card(run, tmp_path):
 
 def test_without_its_store_there_is_no_card(run, tmp_path):
     shutil.rmtree(tmp_path / "stores")
-    with pytest.raises(CheckpointError, match="a card says what its model was trained on, but the store"):
+    with pytest.raises(CheckpointError, match="a model card must describe the training data, but the store"):
         pack_model(run, tmp_path / "packed")
 
 
