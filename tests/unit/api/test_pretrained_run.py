@@ -100,7 +100,7 @@ def test_a_run_that_was_stopped_or_broke_goes_on_in_the_same_process(tmp_path):
 
 def test_loader_processes_of_a_program_from_standard_input_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["__main__"], "__file__", "<stdin>", raising=False)
-    with pytest.raises(us.ConfigError, match=r"^data\.workers: .*<stdin> is none; write the program to a file"):
+    with pytest.raises(us.ConfigError, match=r"^data\.workers: .*<stdin> is not a file; write the program to a file"):
         us.pretrain("0.03M", data=small_store(tmp_path / "s"), output=tmp_path / "run", settings={"data.workers": 2})
 
 

@@ -41,7 +41,7 @@ def test_nothing_is_deleted_without_yes_and_then_only_what_nothing_needs(runs, c
         assert main(["runs", "prune", str(runs), *arguments]) == 0
         assert {name: left(runs / name) for name in everything} == everything
     said = capsys.readouterr().out
-    assert "3 checkpoints of" in said
+    assert "3 checkpoints (" in said
     assert "Nothing was deleted; --yes deletes them" in said
     assert f"{runs}/trunk: step-00000080 is kept ({runs}/branch branches off there)" in said
     assert f"{runs}/running: not touched, because it has no summary.json" in said
