@@ -202,7 +202,7 @@ def score(metric: Metric, labels_ML: Float64, predictions_ML: Float64, targets: 
     return Score(value=float(np.mean(defined)) if defined else None, per_target=tuple(values), undefined=tuple(reasons))
 
 
-def _number(metric: Metric, value: Any) -> float:  # noqa: ANN401 - somebody else's function returned it
+def _number(metric: Metric, value: Any) -> float:  # noqa: ANN401 - returned by a user's function
     try:
         return float(value)
     except (TypeError, ValueError) as error:

@@ -49,7 +49,7 @@ class MoleculePredictions:
         classes: target → names of its classes; targets with numbers, or with 0 and 1, are absent.
         low: lower ends of conformal intervals, float64 [M, L], NaN where there is none; None for a classification, or
             for a model without calibration rows.
-        high: upper ends, likewise.
+        high: upper ends of the intervals, float64 [M, L]; NaN and None as for ``low``.
         class_sets: conformal prediction sets, str [M, L], such as "{0, 1}" or "{active}"; "" or None where there is
             none. None for a regression, or for a model without calibration rows.
         domain: column name → values [M]: "nearest_training_smiles", "nearest_training_label" (for several targets

@@ -196,7 +196,9 @@ class ShareReader:
         if runs is None:
             raise CheckpointError(f"{self._folder} has no {kind!r} of a parameter {name!r}")
         if not 0 <= start <= stop <= runs[-1].stop:
-            raise CheckpointError(f"{self._folder}: {name!r} has {runs[-1].stop} elements, asked for {start} to {stop}")
+            raise CheckpointError(
+                f"{self._folder}: {name!r} has {runs[-1].stop} elements, but {start} to {stop} were requested"
+            )
         parts: list[Tensor] = []
         for run in runs:
             first, last = max(start, run.start), min(stop, run.stop)

@@ -98,9 +98,9 @@ def read_table(
         how: how labels are read.
 
     Raises:
-        SourceError: the file is missing, unreadable or empty; a column is not there, or its name is there twice; it
-            cannot be told which column has the SMILES; a label is neither a number nor a class; a target has no label at all.
-        ConfigError: a target is asked for twice.
+        SourceError: the file is missing, unreadable or empty; a column is missing or occurs twice; the SMILES column
+            cannot be identified; a label is neither a number nor a class; a target has no labels.
+        ConfigError: a target is requested twice.
     """
     path = Path(path)
     if not path.is_file():

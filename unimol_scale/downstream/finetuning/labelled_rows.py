@@ -30,8 +30,8 @@ from unimol_scale.store.shards import open_store
 
 PREDICTED = "predicted "  # before the name of a target: column of its predictions
 SPREAD = " seed_std"  # after the name of a target: standard deviation over seeds, not an error bar
-DROPOUT_SPREAD = " dropout_std"  # likewise: standard deviation over draws of the head's dropout
-CONFORMER_SPREAD = " conformer_std"  # likewise: standard deviation over the conformers of a molecule
+DROPOUT_SPREAD = " dropout_std"  # after the name of a target: standard deviation over draws of dropout
+CONFORMER_SPREAD = " conformer_std"  # after the name of a target: standard deviation over conformers
 BOUND = " bound"  # after the name of a target: column of the bounds of censored labels
 MOST_CLASSES = 5  # integer labels with more distinct values are assumed to be counts
 

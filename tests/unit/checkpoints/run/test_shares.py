@@ -117,7 +117,7 @@ def test_what_can_not_be_answered_is_said(state, tmp_path):
     for ask, said in (
         (lambda: reader.read("tail", "weight", 0, 1), "has no 'weight' of a parameter 'tail'"),
         (lambda: reader.read("head", "ema", 0, 1), "has no 'ema' of a parameter 'head'"),
-        (lambda: reader.read("head", "weight", 0, 13), "'head' has 12 elements, asked for 0 to 13"),
+        (lambda: reader.read("head", "weight", 0, 13), "'head' has 12 elements, but 0 to 13 were requested"),
         (lambda: reader.full("head", "weight", (3, 3)), "'head' has 12 elements, not 9"),
     ):
         with pytest.raises(CheckpointError, match=said):

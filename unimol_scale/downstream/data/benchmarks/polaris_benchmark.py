@@ -73,7 +73,7 @@ def _found(file: Path, named: Path, name: str) -> Path:
     for path in (file.parent / named, file.parent / name, file.parent / "dataset" / name):
         if path.is_file():
             return path
-    raise SourceError(f"{file} names {named}, which is not there, and there is no {name} beside it")
+    raise SourceError(f"{file} names {named}, which does not exist, and there is no {name} next to the file")
 
 
 def _value(file: Path, tree: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401

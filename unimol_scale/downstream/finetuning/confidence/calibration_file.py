@@ -70,7 +70,7 @@ class ConformalRows:
         coverage: fraction of the labels that they should contain.
         missing_L: number of calibration rows missing for that, per target; if it is not 0, there is no interval.
         low_RL: lower ends in the units of the targets, NaN where there is no interval; None for sets.
-        high_RL: upper ends, likewise.
+        high_RL: upper ends; NaN and None as for ``low_RL``.
         in_set_RLC: which classes are in the set of each target, bool; None for intervals.
     """
 

@@ -140,7 +140,7 @@ def _lines(
     if outcome.folds:
         divided = describe_split(outcome, config)
     lines = [
-        f"# {outcome.describe()}",  # with the warnings, so that nobody overlooks them
+        f"# {outcome.describe()}",  # with the warnings, so that they are not overlooked
         "",
         *([*headline(outcome), ""] if outcome.confidence is not None else []),
         *_against_baselines(outcome),
@@ -195,7 +195,7 @@ def _row_lines(outcome: FinetuneResult) -> list[str]:
         words = _ROW_WORDS.get(key) or f"without a usable molecule: {key.removeprefix('skipped ')}"
         if count or key in ("rows", "used"):
             rows.append([words, f"{count:,}"])
-    return ["", "## Rows", "", *markdown_table(["what became of them", "rows"], rows)]
+    return ["", "## Rows", "", *markdown_table(["outcome", "rows"], rows)]
 
 
 def _bound_lines(outcome: FinetuneResult) -> list[str]:
