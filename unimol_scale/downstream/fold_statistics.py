@@ -143,7 +143,7 @@ def compare_methods(scores_AJ: Float64, test_to_train: float, confidence: float 
     freedom = (A - 1) * (J - 1)
     residual = float((left_AJ**2).sum()) / freedom  # mean square
     between = J * float(((method_A - total) ** 2).sum()) / (A - 1)
-    tiny = 8.0 * np.finfo(np.float64).eps * float(np.abs(scores_AJ).max())  # scores that differ by rounding alone
+    tiny = 8.0 * np.finfo(np.float64).eps * float(np.abs(scores_AJ).max())  # differences due to rounding alone
     residual, between = (value if value > J * tiny**2 else 0.0 for value in (residual, between))
     plain, corrected = 1.0 / J, 1.0 / J + test_to_train
     uncorrected_f = _ratio(between, residual)

@@ -48,7 +48,7 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         "--coverage",
         type=float,
         metavar="C",
-        help="coverage of the prediction intervals or sets (default: as in fine-tuning, there 0.9)",
+        help="coverage of the prediction intervals or sets (default: that of the fine-tuning)",
     )
     add("--no-domain", action="store_true", help="do not search for the nearest training molecules")
     add(

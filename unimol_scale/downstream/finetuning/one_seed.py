@@ -179,7 +179,7 @@ def _fit(problem: SeedProblem, model: PropertyModel, seed: int, *, shown: bool) 
 
 
 def _predict(problem: SeedProblem, model: PropertyModel, trained: _Trained, seed: int) -> Float64:
-    """Write predictions for every usable row; return them, float64 [M, W], without reference energies, else NaN."""
+    """Write predictions for every usable row; return them without reference energies, float64 [M, W], else NaN."""
     config, rows = problem.config, problem.rows
     rows_U = np.flatnonzero(rows.usable_M)
     make_sample = problem.make_sample

@@ -17,7 +17,7 @@ from unimol_scale.errors import CheckpointError
 from unimol_scale.store.manifest import Manifest
 from unimol_scale.store.shards import Store, open_store
 
-_AT_A_TIME = 20_000  # molecules
+_AT_A_TIME = 20_000  # number of molecules read at once
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,8 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
-_CHUNK = 2**23  # numbers that are in memory at once
-_ROUNDING = 1e-9  # (9 + 1) · 0.9 is 9
+_CHUNK = 2**23  # number of values held in memory at once
+_ROUNDING = 1e-9  # tolerance, so that (9 + 1) · 0.9 is 9
 
 
 def quantile_rank(rows: int, coverage: float) -> int:
@@ -85,8 +85,7 @@ def conformal_sets(probability_GRC: Float64, score_N: Float64, class_N: Int64, g
 
     A class is in the set of a row if its score, 1 − p, is at most the quantile of the scores of the calibration rows of
     this class (LAC: Sadinle, Lei and Wasserman 2019, doi:10.1080/01621459.2017.1395341); such sets are the smallest on
-    average. A set is empty if every class is less probable for the row than for its calibration rows. A class with too
-    few calibration rows is in every set.
+    average. A set is empty if no class reaches its quantile. A class with too few calibration rows is in every set.
 
     Args:
         probability_GRC: class probabilities by the models of each group.
@@ -98,7 +97,7 @@ def conformal_sets(probability_GRC: Float64, score_N: Float64, class_N: Int64, g
     _, num_rows, num_classes = probability_GRC.shape
     in_set_RC = np.empty((num_rows, num_classes), bool)
     for label in range(num_classes):
-        below_R = np.zeros(num_rows, np.int64)  # calibration rows that fit their class better than the row would
+        below_R = np.zeros(num_rows, np.int64)  # number of calibration rows with lower scores
         for group, probability_RC in enumerate(probability_GRC):
             scores = np.sort(score_N[(class_N == label) & (group_N == group)])
             below_R += np.searchsorted(scores, 1.0 - probability_RC[:, label], side="left")

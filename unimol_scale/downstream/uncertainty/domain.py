@@ -20,12 +20,12 @@ Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
 ECFP_RADIUS, ECFP_BITS = 2, 2048
-OUTSIDE_PERCENT = 5.0  # of training molecules, which would lie outside of a domain of the others
-MOST_JUDGED, LEAST_JUDGED = 2000, 500  # training molecules of which the percentile is taken, drawn at random
-MOST_COMPARED = 400_000_000  # pairs of molecules: some half a minute
+OUTSIDE_PERCENT = 5.0  # percentage of training molecules that would lie outside the domain of the others
+MOST_JUDGED, LEAST_JUDGED = 2000, 500  # numbers of random training molecules for the percentile
+MOST_COMPARED = 400_000_000  # pairs of molecules; comparing them takes about half a minute
 _SEED = 0
-_ROUNDING = 1e-6  # of a cosine in single precision
-_BLOCK = 1024  # rows that are compared at once
+_ROUNDING = 1e-6  # error of a cosine in single precision
+_BLOCK = 1024  # number of rows compared at once
 
 
 def fingerprints(smiles: Iterable[str]) -> list[Any]:

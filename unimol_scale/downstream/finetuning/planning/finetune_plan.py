@@ -157,7 +157,7 @@ def _epoch_seconds(
     train, valid, every = rows
     layers = layers_with_gradients(config, model)
     trained_share = layers / model.layers
-    training = 1.0 + (TRAINING_TO_FORWARD - 1.0) * trained_share  # passes, in forward ones
+    training = 1.0 + (TRAINING_TO_FORWARD - 1.0) * trained_share  # cost of a step, in forward passes
     forward = _seconds_of_row(config, model, histogram, max_pairs, target)
     if config.train.probe is not None:
         return forward * every

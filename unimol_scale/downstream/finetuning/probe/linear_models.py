@@ -15,7 +15,7 @@ from unimol_scale.store.schema import Float64
 
 # Chosen before any score was measured; the best penalty on the validation rows is rarely the first or last one.
 RIDGE_PENALTIES = tuple(10.0**power for power in range(-2, 6))
-LOGISTIC_PENALTIES = tuple(10.0**power for power in range(-2, 5))  # 1/C of scikit-learn
+LOGISTIC_PENALTIES = tuple(10.0**power for power in range(-2, 5))  # 1/C in scikit-learn
 _MOST_ITERATIONS = 2000
 
 

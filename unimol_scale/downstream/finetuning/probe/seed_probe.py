@@ -19,7 +19,7 @@ from unimol_scale.downstream.finetuning.probe.kept_vectors import kept_vectors
 from unimol_scale.downstream.finetuning.problem.seed_problem import SeedProblem
 from unimol_scale.store.schema import Float32, Float64
 
-VECTORS_FOLDER = "vectors"  # in the cache
+VECTORS_FOLDER = "vectors"  # subfolder of the cache
 _VERSION = 1  # to be increased if the vectors change; part of the name of their file
 
 

@@ -93,7 +93,7 @@ class Search:
             load_if_exists=True,
         )
         for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # it was stopped, and is tried again
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # interrupted; it will be tried again
         return study
 
     def _try(self, study: "Study", number: int, progress: TuningProgress) -> None:

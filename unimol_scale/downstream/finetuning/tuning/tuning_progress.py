@@ -24,7 +24,7 @@ class TuningProgress:
     def __init__(self, label: str, trials: int, folds: int, *, done: int) -> None:
         self._label, self._trials, self._folds = label, trials, folds
         self._completed = done  # trials
-        self._fitted = self._in_trial = 0  # folds, in this program and of the present trial
+        self._fitted = self._in_trial = 0  # folds, since this program began and in the present trial
         self._began = time.monotonic()
         self._best: float | None = None
         self._display = ProgressDisplay(f"{label}, search", trials, training_columns, log=_log, line_at_once=True)
