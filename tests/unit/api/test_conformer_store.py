@@ -109,7 +109,7 @@ def test_a_row_is_found_by_number_slice_list_and_mask(store):
     assert store[2:2].smiles.tolist() == []
     assert store[[]].smiles.tolist() == store[store.num_atoms > 99].smiles.tolist() == []
     assert store[np.array(1)].smiles == smiles[1]
-    with pytest.raises(IndexError, match="no molecule 6 among 6, which count from 0"):
+    with pytest.raises(IndexError, match="there is no molecule 6: 6 molecules are counted from 0"):
         store[len(store)]
     for wrong in ("smiles", [1.0], [[0, 1]], None):
         with pytest.raises(TypeError, match=r"molecules are chosen by a number.*columns are attributes"):

@@ -81,7 +81,7 @@ def test_a_missing_smiles_is_a_row_without_a_molecule(saved, cache):
 
 @pytest.mark.parametrize(
     ("smiles", "message"),
-    [({"CCO", "CN"}, "a list of them in an order, got set"), (b"CCO", "got bytes"), (["CCO", 7], "row 2 is 7")],
+    [({"CCO", "CN"}, "a list of SMILES, got set"), (b"CCO", "got bytes"), (["CCO", 7], "row 2 is 7")],
 )
 def test_what_is_no_list_of_smiles_is_refused(saved, cache, smiles, message):
     with pytest.raises(SourceError, match=message):

@@ -67,7 +67,7 @@ SPREAD = RANDOM.random((200, 1)) + 0.1
     ("error_RL", "said"),
     [
         (SPREAD * (1.0 + 0.9 * RANDOM.random((200, 1))), r"follows the error \(Spearman's correlation 0.9\d"),
-        (SPREAD + 2.0 * RANDOM.random((200, 1)), r"follows the error, but weakly \(Spearman's correlation 0.[234]"),
+        (SPREAD + 2.0 * RANDOM.random((200, 1)), r"follows the error only weakly \(Spearman's correlation 0.[234]"),
         (RANDOM.random((200, 1)), r"^do not trust the spread of the seeds .* as an uncertainty: .*does not follow"),
         (1.0 / SPREAD, "^do not trust"),
     ],

@@ -143,8 +143,8 @@ def test_a_folder_of_an_earlier_version_predicts_as_before_with_a_line(model, tm
     np.testing.assert_array_equal(found.values, expected.values)
     assert set(found.to_dict()) == {"smiles", "size", "size seed_std", "reason", "smiles_used", "changes"}
     assert len(found.notes) == 1
-    assert "need a new fine-tuning" in found.notes[0]
-    with pytest.raises(ConfigError, match=r"coverage 0\.8: intervals and nearest training molecules need"):
+    assert "fine-tune again" in found.notes[0]
+    with pytest.raises(ConfigError, match=r"coverage 0\.8: no intervals and no nearest training molecules"):
         us.predict(old, ["CCO"], coverage=0.8, device="cpu")
     results = json.loads((old / "results.json").read_text())
     del results["confidence"]

@@ -233,7 +233,7 @@ def test_folds_of_a_column_and_classes(place, settings):
         ({"repeats": 2}, "repeats applies to split=scaffold-kfold"),
         ({"split": "random-kfold", "folds": 1}, "folds must be at least 2"),
         ({"split": "random-kfold", "repeats": 0}, "repeats must be at least 1"),
-        ({"split": "random-kfold", "split_sizes": (10, 10, None)}, "split_sizes is of a split that is computed"),
+        ({"split": "random-kfold", "split_sizes": (10, 10, None)}, "split_sizes applies to a split that is computed"),
         ({"split": "random-kfold", "split_column": "x"}, "need each other"),
         ({"split": "column-kfold"}, "need each other"),
         ({"split": "column-kfold", "split_column": "x", "folds": 3}, "folds applies to split=scaffold-kfold"),

@@ -91,7 +91,7 @@ def test_a_store_keeps_its_hydrogens_or_loses_them_and_one_without_is_refused(pl
         shown[asked] = finetune(settings(data="all-atoms", hydrogens=asked, output=tmp_path / str(asked)))
     assert shown[True].seeds != shown[False].seeds
     assert shown[True].split_sizes == shown[False].split_sizes
-    with pytest.raises(ConfigError, match=r"the store at .*heavy has none; build it with hydrogens.*hydrogens=false"):
+    with pytest.raises(ConfigError, match=r"the store at .*heavy has none. Build it with hydrogens.*hydrogens=false"):
         finetune(settings(data="heavy", output=tmp_path / "refused"))
     finetune(settings(data="heavy", hydrogens=False, output=tmp_path / "told"))
     options = {

@@ -54,7 +54,7 @@ def test_bounds_are_learnt_and_counted_but_not_judged(sets, settings):
     assert seed.test == pytest.approx(np.sqrt(np.mean((predicted - SIZE)[exact] ** 2)))
     assert predicted[bound & (part == "train")].mean() > predicted[~bound & (part == "train")].mean() + 1.0
     report = (config.folder / "report.md").read_text()
-    assert f"of {seed.bounds['train']}" in report.split("all models violate ")[1].splitlines()[0]
+    assert f"of {seed.bounds['train']}" in report.split("all models together violate ")[1].splitlines()[0]
     assert done.row_counts["bounds"] == bound.sum()
 
 

@@ -129,6 +129,6 @@ def test_graphs_have_no_coordinates_to_noise(settings, place):
     save_pretrained(HeadedModel(dataclasses.replace(TINY, geometry=False), Heads()), place / "graphs")
     noisy = fitting(epochs=1, noise_std=0.05)
     for change in ({"inputs": "2d"}, {"pretrained": str(place / "graphs")}):
-        with pytest.raises(ConfigError, match=r"train\.noise_std is noise on coordinates, and the model .* sees none"):
+        with pytest.raises(ConfigError, match=r"train\.noise_std is noise on coordinates, but the model .* sees none"):
             finetune(settings(train=noisy, **change))
         assert not settings().output.exists() or not any(settings().output.iterdir())
