@@ -319,7 +319,8 @@ def test_a_place_without_molecules_says_what_is_there(place, predicted, tmp_path
     with pytest.raises(CheckpointError, match=r"it holds a pretrained model, .*unimol-scale finetune --from"):
         predicted(["CCO"], folder=place / "pretrained")
     with pytest.raises(
-        CheckpointError, match=r"model is a fine-tuned model, not a pretrained one. To predict with it: .*: .*pretrained$"
+        CheckpointError,
+        match=r"model is a fine-tuned model, not a pretrained one. To predict with it: .*: .*pretrained$",
     ):
         load_pretrained(place / "model")
     (tmp_path / "manifest.json").write_text("{}")

@@ -203,8 +203,8 @@ def test_report_and_model_say_how_many_conformers(finished, settings):
         table = pq.read_table(config.output / f"predictions-seed-{seed.seed}.parquet").to_pydict()
         spread += [s for s, part in zip(table["size conformer_std"], table["split"], strict=True) if part == "test"]
     assert (
-        "- predictions are means over up to 3 conformers per molecule; the standard deviation over conformers, averaged "
-        f"over test rows and seeds, is {np.mean(spread):.3g} atoms\n"
+        "- predictions are means over up to 3 conformers per molecule; the standard deviation over conformers, "
+        f"averaged over test rows and seeds, is {np.mean(spread):.3g} atoms\n"
     ) in report
     finetune(settings("fewer", conformers=5))
     note = "30 of 30 molecules have fewer than the 5 requested conformers; the mean is 2.3"
