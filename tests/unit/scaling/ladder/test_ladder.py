@@ -151,7 +151,7 @@ def test_a_run_that_a_signal_stopped_is_unfinished_and_goes_on_next_time(
     (place / "store" / "stop").touch()
     assert main(["ladder", str(place / "ladder.yaml")]) == 75
     output = capsys.readouterr().out
-    assert "what was saved is kept. 4 runs are left: `unimol-scale ladder" in output
+    assert "saved checkpoints are kept. 4 runs are left: `unimol-scale ladder" in output
     assert calls(place) == ["try-0.1M-20steps-seed0"]  # whoever stopped it did not want the next one started
     assert main(["ladder", str(place / "ladder.yaml")]) == 0
     assert "try-0.1M-20steps-seed0: resumed" in capsys.readouterr().out

@@ -168,7 +168,7 @@ def test_a_model_is_made_for_any_number_of_parameters() -> None:
         (["--budget", "lots"], "not a number of FLOPs"),
         (["--law", "power"], "has no trade-off between size and data"),
         (["--law", "powr"], "unknown law 'powr'"),
-        (["--slurm"], "give that file the other options"),
+        (["--slurm"], "on that file with --slurm"),
         (["--rate-law", "nowhere.json"], "nowhere.json cannot be read"),
     ],
 )
