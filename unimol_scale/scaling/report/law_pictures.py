@@ -28,7 +28,7 @@ from unimol_scale.scaling.report.picture_axes import (
     log_x,
 )
 
-MAX_LINES = 6  # fitted lines in one picture, evenly over all budgets or sizes
+MAX_LINES = 8  # fitted lines in one picture, evenly over all budgets or sizes
 BEYOND = 1.6  # lines are drawn up to this factor beyond the data
 
 
