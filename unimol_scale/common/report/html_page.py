@@ -26,10 +26,11 @@ code { font-size: .85em; background: #f3f4f6; border-radius: 3px; padding: .1em 
 table { border-collapse: collapse; font-size: .9rem; }
 th, td { border: 1px solid #e3e3e3; padding: .35rem .6rem; text-align: left; vertical-align: top; }
 th { background: #f7f7f8; }
-.cards img { display: block; min-width: 9rem; max-width: min(28rem, 90vw); }
+.cards img { display: block; width: 10rem; max-width: none; }
 @media (max-width: 45rem) {
   .cards table, .cards tbody, .cards tr, .cards td { display: block; }
   .cards thead { display: none; }
+  .cards img { width: auto; max-width: 100%; }
   .cards tr { border: 1px solid #ccc; border-radius: 6px; margin: 0 0 1rem; padding: .3rem .6rem; }
   .cards td { border: 0; padding: .15rem 0; }
   .cards td::before { content: attr(data-label) ": "; color: #666; font-size: .8rem; }

@@ -189,6 +189,7 @@ def _fit(problem: SeedProblem, model: PropertyModel, seed: int, forecast: Traini
     if forecast is None:
         epochs = run()
     else:
+        forecast.begin_model()
         steps = config.train.steps_per_epoch(len(problem.split.train))
         with EpochProgress(title, config.train.epochs, problem.metric.name, steps=steps) as progress:
 

@@ -58,7 +58,7 @@ class TrainingAmount:
         """Return how long the training takes if every step takes so many seconds."""
         epoch = step_seconds * self.steps_per_epoch
         total = duration_range(epoch * self.models * self.least_epochs, epoch * self.models * self.config.epochs)
-        which = "the training takes" if self.models == 1 else f"all {self.models} models take"
+        which = "the training takes" if self.models == 1 else f"the {self.models} models take"
         return f"an epoch takes about {duration_range(epoch, epoch)}, and {which} about {total} on this machine"
 
 
@@ -74,6 +74,10 @@ class TrainingForecast:
         self._steps, self._began = 0, 0.0
         self._told = False
         _log.info(amount.describe())
+
+    def begin_model(self) -> None:
+        """Begin to measure anew, since much is done between two models that is no training."""
+        self._steps = 0
 
     def step(self) -> None:
         """Count a finished step of training."""

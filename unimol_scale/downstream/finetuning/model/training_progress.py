@@ -5,7 +5,7 @@ import time
 from types import TracebackType
 
 from unimol_scale.common.progress import ProgressDisplay, training_columns
-from unimol_scale.common.units import clock
+from unimol_scale.common.units import clock, counted
 from unimol_scale.downstream.finetuning.model.epochs import Epoch
 
 _LINE_SECONDS = 10.0
@@ -41,7 +41,7 @@ class EpochProgress:
     ) -> None:
         self._display.stop()
         if kind is None and self._newest is not None:
-            self._display.line(self._line(f"done after {self._newest.epoch} epochs"), at_once=True)
+            self._display.line(self._line(f"done after {counted(self._newest.epoch, 'epoch')}"), at_once=True)
 
     def step(self) -> None:
         """Count a step, so that the bar moves and tells the time left before the first epoch is over."""

@@ -64,10 +64,10 @@ def write_report(
         worst: test rows that were predicted worst, the worst first.
         curve: points of the learning curve; none, if there is no curve.
     """
-    pictures, spread_lines, more = ["course.png"], [], []
+    pictures, spread_lines, more = [], [], []
     if outcome.has_test:
         picture = "confusion.png" if outcome.outputs.num_classes else "roc.png"
-        pictures.insert(0, "parity.png" if outcome.task == "regression" else picture)
+        pictures.append("parity.png" if outcome.task == "regression" else picture)
         labels_RL, predictions = _test_rows(folder, outcome)
         draw_predictions(folder / pictures[0], outcome, labels_RL, predictions)
         spread_lines += _spread_lines(outcome, labels_RL, predictions)
@@ -75,7 +75,9 @@ def write_report(
             spread_lines.append(_conformer_line(folder, outcome, config))
         if outcome.outputs.num_classes:
             more = confusion_lines(outcome.outputs, count_confusions(outcome.outputs, labels_RL, predictions))
-    draw_training_curves(folder / "course.png", outcome)
+    if outcome.has_course:
+        pictures.append("course.png")
+        draw_training_curves(folder / "course.png", outcome)
     lines = _lines(outcome, config, pictures, spread_lines)
     more += curve_section(folder, outcome, curve)
     more += [*worst_section(folder, outcome, worst), *cliff_section(folder, outcome)]
@@ -343,8 +345,10 @@ def _by_seed(outcome: FinetuneResult) -> list[str]:
         if not outcome.has_mean:
             valid, test = seed.valid_scaled, outcome.standardised(seed)
         shown = ["not known" if value is None else f"{value:.4g}" for value in (valid, test)]
-        rows.append([str(seed.seed), str(seed.best_epoch), str(len(seed.losses)), *shown[:parts]])
-    return markdown_table(["seed", "best epoch", "of", f"valid {metric}", f"test {metric}"][: 3 + parts], rows)
+        epochs = [str(seed.best_epoch), str(len(seed.losses))] if outcome.has_course else []
+        rows.append([str(seed.seed), *epochs, *shown[:parts]])
+    header = ["seed", *(["best epoch", "of"] if outcome.has_course else [])]
+    return markdown_table([*header, *(f"{part} {metric}" for part in ("valid", "test")[:parts])], rows)
 
 
 def _by_target(outcome: FinetuneResult) -> list[str]:

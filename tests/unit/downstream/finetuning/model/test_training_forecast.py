@@ -38,7 +38,7 @@ def test_the_amount_is_said_at_once_and_the_time_after_a_few_steps(messages, mon
     assert messages() == [
         "training 3 models on 902 molecules, each for up to 60 epochs, fewer if 20 in a row bring no better "
         "validation score",
-        "judging by 5 steps, an epoch takes about 15 s, and all 3 models take about 16 to 45 min on this machine",
+        "judging by 5 steps, an epoch takes about 15 s, and the 3 models take about 16 to 45 min on this machine",
     ]
 
 
