@@ -10,7 +10,7 @@ from unimol_scale.downstream.uncertainty.confidence_results import ConformalChec
 
 _SURE = 0.05  # p value below which errors outside of the domain are said to be larger
 _ROWS = {
-    "validation": "the validation rows, which also chose the epochs, so they may be slightly too narrow "
+    "validation": "the validation rows, which also chose the {chosen}, so they may be slightly too narrow "
     "(`--calibration-fraction` reserves rows for calibration alone)",
     "calibration": "rows that were reserved for calibration",
     "out-of-fold": "the residuals of all folds (CV+)",
@@ -87,7 +87,8 @@ def _how_sure(outcome: FinetuneResult) -> str:
     check = found.conformal
     said = [f"{_promise(outcome, check)} {_coverages(outcome, check)}"]
     if not all(one.missing for one in check.targets):
-        said.append(f"They are calibrated on {_ROWS[check.rows]}")
+        rows = _ROWS[check.rows].format(chosen="epochs" if outcome.has_course else "penalty")
+        said.append(f"They are calibrated on {rows}")
     if found.spread:
         said.append(found.spread[0].upper() + found.spread[1:])
     return ". ".join(said) + "."

@@ -146,6 +146,8 @@ def _lines(
         "",
         *([*headline(outcome), ""] if outcome.confidence is not None else []),
         *_against_baselines(outcome),
+        "In detail:",
+        "",
         f"- {outcome.task}, {counted(len(outcome.targets), 'target')}; {_result(outcome)}",
         *(f"- {line}" for line in spread_lines),
         f"- {divided}; {outcome.rows:,} rows in the data, {used:,} used, {outcome.skipped:,} without a usable molecule"
