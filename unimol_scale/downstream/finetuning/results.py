@@ -239,7 +239,7 @@ class FinetuneResult:
             self.trivial,
             self.test_molecules,
             higher_is_better=self.prefers_high,
-            trivial_name=self.outputs.trivial if self.outputs.num_classes else "the mean of the training labels",
+            trivial_name=self.outputs.trivial,
         )
 
     def target_mean(self, target: int) -> float | None:

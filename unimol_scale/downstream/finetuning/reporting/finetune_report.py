@@ -249,7 +249,7 @@ def _against_baselines(outcome: FinetuneResult) -> list[str]:
                 row(f"best baseline: {chosen}", None, f"{shown_value(best)}: {shown_verdict(best.verdict)}"),
                 *(row(shown_baseline(name), name) for name in (found.names if several else others)),
                 row(
-                    outcome.outputs.trivial if outcome.outputs.num_classes else shown_baseline(TRIVIAL),
+                    outcome.outputs.trivial,
                     TRIVIAL,
                     f"{shown_value(found.trivial)}: {shown_verdict(found.trivial.verdict)}",
                 ),
