@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from unimol_scale.common.files import commit_text
 from unimol_scale.common.report.html_page import html_page
-from unimol_scale.common.report.markdown import markdown_table
+from unimol_scale.common.report.markdown import markdown_line, markdown_table
 from unimol_scale.common.units import counted
 from unimol_scale.downstream.baselines.baseline_results import TRIVIAL
 from unimol_scale.downstream.baselines.table_features import ECFP_COUNTS, ECFP_RADIUS, NUM_DESCRIPTORS
@@ -155,7 +155,7 @@ def _lines(
         + (f", {outcome.unlabelled:,} without a label" if outcome.unlabelled else "")
         + f"; {ROW_NUMBERS}",
     ]
-    lines += [f"- {note}" for note in (*outcome.notes, *_baseline_notes(outcome))]
+    lines += [f"- {markdown_line(note)}" for note in (*outcome.notes, *_baseline_notes(outcome))]
     if outcome.has_test:
         lines.append(f"- {outcome.leakage}" if outcome.leakage else "- leakage: no pretraining store to look into")
     lines += [f"- {line}" for line in ([STANDARDISED] if outcome.task == "regression" else []) + _bound_lines(outcome)]
@@ -354,10 +354,11 @@ def _by_seed(outcome: FinetuneResult) -> list[str]:
 
 
 def _by_target(outcome: FinetuneResult) -> list[str]:
-    header = ["target", "unit", f"test {outcome.metric}", "predicting the mean", "test molecules"]
+    unit = ["unit"] if any(outcome.units.get(target) for target in outcome.targets) else []
+    header = ["target", *unit, f"test {outcome.metric}", f"predicting {outcome.outputs.trivial}", "test molecules"]
     baselines = outcome.baselines
     if baselines is not None:
-        header[3:3] = ["best baseline", "difference"]
+        header[-2:-2] = ["best baseline", "difference"]
     rows = []
     for at, target in enumerate(outcome.targets):
         mean = outcome.target_mean(at)
@@ -365,10 +366,10 @@ def _by_target(outcome: FinetuneResult) -> list[str]:
         trivial = outcome.trivial[at] if outcome.trivial else None
         molecules = f"{outcome.test_molecules[at]:,}" if outcome.test_molecules else ""
         predicted = "" if trivial is None else f"{trivial:.4g}"
-        cells = [target, outcome.units.get(target, ""), shown, predicted, molecules]
+        cells = [target, *([outcome.units.get(target, "")] if unit else []), shown, predicted, molecules]
         if baselines is not None:
             best = baselines.target_mean(at)
-            cells[3:3] = [
+            cells[-2:-2] = [
                 "undefined" if best is None else f"{best:.4g}",
                 shown_verdict(baselines.best.verdict_by_target[at]),
             ]
