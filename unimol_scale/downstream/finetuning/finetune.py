@@ -44,7 +44,6 @@ from unimol_scale.downstream.finetuning.model.saved_model import (
     Member,
     save_config,
 )
-from unimol_scale.downstream.finetuning.model.training_forecast import TrainingAmount, TrainingForecast
 from unimol_scale.downstream.finetuning.one_seed import (
     FinishedSeed,
     fit_as_told,
@@ -53,6 +52,7 @@ from unimol_scale.downstream.finetuning.one_seed import (
     judge_settings,
     seed_vectors,
 )
+from unimol_scale.downstream.finetuning.planning.training_forecast import TrainingAmount, TrainingForecast
 from unimol_scale.downstream.finetuning.problem.data_notes import (
     data_notes,
     pretraining_overlap,

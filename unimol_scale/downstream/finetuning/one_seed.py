@@ -27,8 +27,8 @@ from unimol_scale.downstream.finetuning.model.noisy_nodes import coordinate_head
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig, Member, load_member, save_member
 from unimol_scale.downstream.finetuning.model.training import fit, predict_conformers
-from unimol_scale.downstream.finetuning.model.training_forecast import TrainingForecast
 from unimol_scale.downstream.finetuning.model.training_progress import EpochProgress
+from unimol_scale.downstream.finetuning.planning.training_forecast import TrainingForecast
 from unimol_scale.downstream.finetuning.probe.seed_probe import fit_seed_probe
 from unimol_scale.downstream.finetuning.problem.fit_job import FitJob
 from unimol_scale.downstream.finetuning.problem.seed_problem import SeedProblem
