@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-_MARKS = re.compile(r"[\[\]*]")
+_MARKS = re.compile(r"\[(?=[^\[\]]*\]\()|\*")  # that begin a link, or emphasis
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
