@@ -144,10 +144,6 @@ class FinetuneTrainConfig(TrainedParts):
         chosen = {field: getattr(self, name) for field, name in _MODEL_DROPOUTS.items()}
         return dataclasses.replace(model, **{field: value for field, value in chosen.items() if value is not None})
 
-    def steps_per_epoch(self, rows: int) -> int:
-        """Return the steps in which so many training rows are seen once."""
-        return -(-rows // self.batch_size)
-
     @property
     def predicts_noise(self) -> bool:
         """Whether the noise on the coordinates is predicted, for which the model needs a coordinate head."""

@@ -16,7 +16,7 @@ import torch
 
 import unimol_scale.config as strict
 from unimol_scale.common.text.json_files import write_json
-from unimol_scale.downstream.data.batches import each_conformer_once
+from unimol_scale.downstream.data.batches import each_conformer_once, steps_per_epoch
 from unimol_scale.downstream.finetuning import results
 from unimol_scale.downstream.finetuning.adaptation.adapt import adapt
 from unimol_scale.downstream.finetuning.adaptation.lora import merge_adapters
@@ -190,7 +190,7 @@ def _fit(problem: SeedProblem, model: PropertyModel, seed: int, forecast: Traini
         epochs = run()
     else:
         forecast.begin_model()
-        steps = config.train.steps_per_epoch(len(problem.split.train))
+        steps = steps_per_epoch(config.train, len(problem.split.train))
         with EpochProgress(title, config.train.epochs, problem.metric.name, steps=steps) as progress:
 
             def on_step() -> None:

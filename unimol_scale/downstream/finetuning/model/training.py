@@ -20,6 +20,7 @@ from unimol_scale.downstream.data.batches import (
     RowReader,
     SampleMaker,
     repeated_samples,
+    steps_per_epoch,
     training_batches,
 )
 from unimol_scale.downstream.finetuning.model.conformer_statistics import ConformerStatistics
@@ -113,8 +114,8 @@ def fit(
         initialise_head(model, problem.train, problem.make_sample, base_W, config.max_pairs, device)
     if ranks is not None:
         ranks.copy_from_main(parameter.data for parameter in model.parameters())
-    steps_per_epoch = config.steps_per_epoch(len(problem.train))
-    total = config.epochs * steps_per_epoch
+    epoch_steps = steps_per_epoch(config, len(problem.train))
+    total = config.epochs * epoch_steps
     updates, noisy_nodes = WeightUpdates(model, config, total), NoisyNodes.of(config)
     make_noised = replace(problem.make_sample, noise_std=config.noise_std)  # in training only
     at_once = 1 if ranks is not None else _micro_batches_at_once(model, config, device)
@@ -128,7 +129,7 @@ def fit(
             model.train()
             losses = []
             with limited_threads(model, device):
-                for _ in range(steps_per_epoch):
+                for _ in range(epoch_steps):
                     add_to_weights = updates.weights.add_gradients
                     samples = next(steps)
                     losses.append(

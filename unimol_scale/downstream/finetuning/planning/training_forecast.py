@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from unimol_scale.common.units import counted, duration_range
 from unimol_scale.downstream.config import FinetuneTrainConfig
+from unimol_scale.downstream.data.batches import steps_per_epoch
 from unimol_scale.model.accounting import TRAINING_TO_FORWARD
 
 _WARM_STEPS = 2  # not measured: they start threads and fill caches
@@ -42,7 +43,7 @@ class TrainingAmount:
     @property
     def steps_per_epoch(self) -> float:
         """Steps of training, and how many of them the validation is worth."""
-        return self.config.steps_per_epoch(self.train) + self.valid / self.config.batch_size / TRAINING_TO_FORWARD
+        return steps_per_epoch(self.config, self.train) + self.valid / self.config.batch_size / TRAINING_TO_FORWARD
 
     def describe(self) -> str:
         """Return what is to be trained, in a sentence."""
