@@ -12,7 +12,7 @@ from unimol_scale.store.schema import Float64
 # A task ends with all of its molecules at once: windows of a few tasks, or the rate would be a comb.
 SAMPLES_A_WINDOW, MOST_WINDOWS = 3, 80
 # What samples call the stages, and what those of earlier versions did.
-CURATING, GENERATING = "curating", "generating conformers"
+CURATING, GENERATING, DRAWING = "curating", "generating conformers", "drawing 2D depictions"
 FORMER_NAMES = {"embedding": GENERATING}
 
 

@@ -20,7 +20,7 @@ from conformer_gen.chemistry.conformers import generate_conformers
 from conformer_gen.config import BuildConfig
 from conformer_gen.report.build_report import write_report
 from conformer_gen.report.progress_samples import SAMPLES_NAME, SampleLog
-from conformer_gen.report.stage_rates import CURATING, GENERATING
+from conformer_gen.report.stage_rates import CURATING, DRAWING, GENERATING
 from conformer_gen.run import assemble, child_executor, worker, workspace
 from conformer_gen.run.jobs import Executor, Job, StageWork, conformer_jobs, curate_jobs
 from conformer_gen.run.watchdog import Starting
@@ -182,7 +182,8 @@ def _run_stages(
                 executor.run_stage(_curation(config, work, exclusions), jobs, work, progress)
         selection = executor.select(work)
         assemble.require_molecules(config, selection, work.parent, executor.run_all)
-        with executor.show(GENERATING, selection.num_kept, log) as progress:
+        making = DRAWING if config.conformers.engine == "depiction" else GENERATING
+        with executor.show(making, selection.num_kept, log) as progress:
             jobs = conformer_jobs(config, work, selection, progress.skip)
             executor.run_stage(_generation(config, work, job), jobs, work, progress)
         return selection, progress.advanced

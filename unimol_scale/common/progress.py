@@ -105,7 +105,7 @@ class ProgressDisplay:
             with contextlib.suppress(OSError):
                 self._bar.stop()
 
-    def update(self, completed: int, **fields: Any) -> None:  # noqa: ANN401
+    def update(self, completed: float, **fields: Any) -> None:  # noqa: ANN401
         """Move the bar and change fields of its columns; does nothing where there is none."""
         if self._bar is not None:
             with contextlib.suppress(OSError):
