@@ -2,6 +2,7 @@
 
 import pickle
 import sqlite3
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -9,7 +10,18 @@ import numpy as np
 import pytest
 
 from conformer_gen.sources.frame_settings import FramesConfig
-from tests.helpers.frame_files import ase_frames, numbers, placed, positions, read, reasons, write_aselmdb, write_lmdb
+from tests.helpers.frame_files import (
+    BOHR,
+    ase_frames,
+    curated,
+    numbers,
+    placed,
+    positions,
+    read,
+    reasons,
+    write_aselmdb,
+    write_lmdb,
+)
 from unimol_scale.errors import SourceError
 
 MARK = "it_was_run"
@@ -102,6 +114,66 @@ def test_links_objects_and_absurd_shapes_in_hdf5_fail(tmp_path: Path) -> None:
     found = dict(zip([row.id for row in rows], reasons(rows), strict=True))
     assert [name for name, reason in found.items() if not reason] == ["a:good"]
     assert {name.split(":")[1] for name in found} == {"good", "huge", "wide", "bomb", "text"}
+
+
+@pytest.mark.parametrize("name", ["atomic_numbers", "dft_total_energy", "forces", "smiles"])
+def test_what_stands_beside_the_positions_in_hdf5_is_not_read_where_it_is_absurdly_large(
+    tmp_path: Path, name: str
+) -> None:
+    h5py = pytest.importorskip("h5py")
+    molecule = placed("CCO", frames=2)
+    values = {"conformations": positions(molecule) / BOHR, "atomic_numbers": numbers(molecule)}
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        for key, value in values.items():
+            if key != name:
+                file[f"m/{key}"] = value
+        if name == "smiles":
+            file["m"].create_dataset(name, (1,), f"S{1 << 30}", chunks=(1,))
+        else:
+            file["m"].create_dataset(name, (2, 1 << 36), "f8" if name != "atomic_numbers" else "i4", chunks=(1, 1024))
+    tracemalloc.start()
+    (row,) = read("hdf5", tmp_path / "a.hdf5", frames=FramesConfig(keep=("forces",)))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 64 << 20
+    if name == "smiles":
+        assert curated(row).smiles == "CCO"
+    else:
+        assert row.problem
+
+
+def test_a_dataset_without_values_is_not_read_as_one(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    molecule = placed("CCO")
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        file["m/conformations"], file["m/atomic_numbers"] = positions(molecule) / BOHR, numbers(molecule)
+        file["m/dft_total_energy"] = h5py.Empty("f8")
+    (row,) = read("hdf5", tmp_path / "a.hdf5")
+    assert "no dataset 'dft_total_energy'" in row.problem
+
+
+def test_a_damaged_hdf5_file_gives_rows_or_a_message(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    whole, damaged = tmp_path / "whole.hdf5", tmp_path / "damaged.hdf5"
+    with h5py.File(whole, "w") as file:
+        for at, smiles in enumerate(("CCO", "CCN", "c1ccoc1")):
+            molecule = placed(smiles)
+            file[f"in/{at}/conformations"], file[f"in/{at}/atomic_numbers"] = positions(molecule), numbers(molecule)
+            file[f"in/{at}/smiles"] = [smiles]
+    random, data = np.random.default_rng(0), whole.read_bytes()
+    refused = 0
+    for _ in range(150):
+        content = bytearray(data)
+        for at in random.integers(0, len(data), 20).tolist():
+            content[at] = int(random.integers(256))
+        damaged.write_bytes(content)
+        try:
+            rows = read("hdf5", damaged)
+        except SourceError:
+            refused += 1
+        else:
+            assert rows
+    assert 0 < refused < 150
 
 
 def test_objects_and_absurd_shapes_in_an_npz_file_fail(tmp_path: Path, pickled: bytes) -> None:
