@@ -25,15 +25,17 @@ def read_mol2(stream: TextStream, config: SourceSettings) -> Iterator[SourceMole
 
 
 def _records(stream: TextStream) -> Iterator[str]:
-    """Yield the text of each record; what stands before the first is a comment."""
+    """Yield the text of each record, of a long one the beginning; what stands before the first is a comment."""
     lines: list[str] | None = None
+    length = 0
     for line in stream.text:
         if line.startswith(MOL2_RECORD):
             if lines is not None:
                 yield "".join(lines)
-            lines = []
-        if lines is not None and not line.startswith("#"):
+            lines, length = [], 0
+        if lines is not None and not line.startswith("#") and length <= LONGEST_RECORD:
             lines.append(line)
+            length += len(line)
     if lines is not None:
         yield "".join(lines)
 
