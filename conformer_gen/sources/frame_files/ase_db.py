@@ -64,6 +64,7 @@ def _frames(
     settings: FramesConfig,
     labels: Mapping[str, str],
 ) -> Iterator[Frame | SourceMolecule]:
+    key = ""
     for key, read in rows:
         name = f"{where}:{key}"
         try:
@@ -76,6 +77,8 @@ def _frames(
             continue
         values = tuple(number(found.get(label), f"{name}, {label!r}") for label in labels)
         yield Frame(**frame, labels=values)
+    if not key:
+        yield bad_frame(where, "no_rows", "the database is empty, or its rows have no numbers for keys")
 
 
 def _members(row: Row, name: str) -> Row:
@@ -134,6 +137,7 @@ def _sqlite_rows(path: Path) -> Iterator[tuple[str, Callable[[], Row]]]:
         with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
             if sys.version_info >= (3, 11):
                 connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MOST_BYTES)
+            connection.text_factory = _replaced
             # A view of that name would be a program of the file's.
             is_table = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'systems' AND type = 'table'")
             there = {row[1] for row in connection.execute("PRAGMA table_info(systems)")}
@@ -143,10 +147,14 @@ def _sqlite_rows(path: Path) -> Iterator[tuple[str, Callable[[], Row]]]:
             for key, *values in connection.execute(f"SELECT id, {', '.join(columns)} FROM systems ORDER BY id"):
                 begun = True
                 yield str(key), functools.partial(_from_columns, dict(zip(columns, values, strict=True)))
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter of a damaged schema
         if not begun:
             raise SourceError(f"{path} cannot be read: {error}") from error
         yield "rest", functools.partial(_fail, f"the file cannot be read to its end: {error}")
+
+
+def _replaced(text: bytes) -> str:
+    return text.decode("utf-8", "replace")
 
 
 def _fail(problem: str) -> Row:

@@ -141,7 +141,7 @@ def _ligands(name: str, structure: _Structure) -> Iterator[Frame | SourceMolecul
 def _joined(atoms: list[_Atom], bonds: Bonds) -> Iterator[tuple[list[_Atom], Bonds]]:
     """Yield the atoms of each residue, or of those together that have bonds to each other, and the bonds of these."""
     residue_of = {atom.serial: atom.residue for atom in atoms}
-    leader = {residue: residue for residue in residue_of.values()}
+    leader = {atom.residue: atom.residue for atom in atoms}
 
     def find(residue: str) -> str:
         while leader[residue] != residue:

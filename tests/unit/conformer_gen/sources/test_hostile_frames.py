@@ -1,5 +1,6 @@
 """Files that want to run something or take all memory fail, and do nothing else."""
 
+import contextlib
 import pickle
 import sqlite3
 import tracemalloc
@@ -21,6 +22,7 @@ from tests.helpers.frame_files import (
     reasons,
     write_aselmdb,
     write_lmdb,
+    write_small,
 )
 from unimol_scale.errors import SourceError
 
@@ -150,6 +152,21 @@ def test_a_dataset_without_values_is_not_read_as_one(tmp_path: Path) -> None:
         file["m/dft_total_energy"] = h5py.Empty("f8")
     (row,) = read("hdf5", tmp_path / "a.hdf5")
     assert "no dataset 'dft_total_energy'" in row.problem
+
+
+@pytest.mark.parametrize("kind", ["db", "aselmdb", "npz", "msgpack", "xyz", "pdb", "mol2"])
+def test_a_damaged_file_of_any_kind_gives_rows_or_a_message(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("ase")
+    whole, damaged = tmp_path / f"whole.{kind}", tmp_path / f"damaged.{kind}"
+    source = write_small(whole)
+    random, data = np.random.default_rng(1), whole.read_bytes()
+    for first in (len(data), 128) * 30:  # anywhere, or in the head
+        content = bytearray(data)
+        for at in random.integers(0, min(first, len(data)), 5).tolist():
+            content[at] = int(random.integers(256))
+        damaged.write_bytes(content)
+        with contextlib.suppress(SourceError):
+            assert reasons(read(source, damaged))
 
 
 def test_a_damaged_hdf5_file_gives_rows_or_a_message(tmp_path: Path) -> None:

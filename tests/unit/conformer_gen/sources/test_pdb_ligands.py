@@ -110,6 +110,11 @@ def test_a_ligand_that_cannot_be_told_is_a_row_with_its_reason(tmp_path: Path, t
     assert reasons(read(tmp_path, text)) == [reason]
 
 
+def test_atoms_of_one_number_are_told_apart_by_their_residues(tmp_path: Path) -> None:
+    text = pdb("CCO", bonds=False).replace("END\n", "") + pdb("CCN", residue="AMN", bonds=False)
+    assert [curated(row).smiles for row in read(tmp_path, text)] == ["CCO", "CCN"]
+
+
 def test_a_net_charge_can_be_given(tmp_path: Path) -> None:
     text = CHARGED.replace("O1-", "O  ")
     (row,) = read(tmp_path, text, frames=FramesConfig(charge=-1))
