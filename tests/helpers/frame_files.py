@@ -102,8 +102,6 @@ def write_small(path: Path) -> str:
         with connect(path) as database:
             for atoms in frames:
                 database.write(atoms)
-    elif path.suffix == ".aselmdb":
-        write_aselmdb(path, frames)
     elif path.suffix == ".npz":
         np.savez_compressed(path, z=numbers(molecule), R=positions(molecule), E=np.arange(FRAMES), F=forces(molecule))
     elif path.suffix == ".msgpack":
@@ -133,7 +131,7 @@ def write_small(path: Path) -> str:
                 ]
             )
         )
-    return {".db": "ase-db", ".aselmdb": "ase-db", ".npz": "md17", ".msgpack": "geom", ".pdb": "pdb-ligands"}.get(
+    return {".db": "ase-db", ".npz": "md17", ".msgpack": "geom", ".pdb": "pdb-ligands"}.get(
         path.suffix, path.suffix[1:]
     )
 

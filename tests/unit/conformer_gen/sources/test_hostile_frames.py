@@ -60,6 +60,12 @@ def test_a_pickle_or_a_bomb_in_an_aselmdb_file_is_a_failed_row(tmp_path: Path, p
     assert not_run(tmp_path)
 
 
+def test_a_database_without_rows_is_a_failed_row(tmp_path: Path) -> None:
+    write_lmdb(tmp_path / "a.aselmdb", {b"nextid": b"1", b"other": b"2"})
+    (row,) = read("ase-db", tmp_path / "a.aselmdb")
+    assert row.reason == "no_rows"
+
+
 def test_a_pickle_in_a_column_of_an_sqlite_file_is_not_run(tmp_path: Path, pickled: bytes) -> None:
     from ase.db import connect
 
@@ -154,7 +160,7 @@ def test_a_dataset_without_values_is_not_read_as_one(tmp_path: Path) -> None:
     assert "no dataset 'dft_total_energy'" in row.problem
 
 
-@pytest.mark.parametrize("kind", ["db", "aselmdb", "npz", "msgpack", "xyz", "pdb", "mol2"])
+@pytest.mark.parametrize("kind", ["db", "npz", "msgpack", "xyz", "pdb", "mol2"])
 def test_a_damaged_file_of_any_kind_gives_rows_or_a_message(tmp_path: Path, kind: str) -> None:
     pytest.importorskip("ase")
     whole, damaged = tmp_path / f"whole.{kind}", tmp_path / f"damaged.{kind}"
