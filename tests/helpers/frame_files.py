@@ -21,8 +21,19 @@ BOHR = 0.529177210903
 HARTREE = 627.5094740631  # kcal/mol
 EV = 23.060547830619
 FRAMES = 3
-WATER_TYPES = ("O.3", "H", "H")
-WATER = ((0.0, 0.0, 0.119), (0.0, 0.763, -0.477), (0.0, -0.763, -0.477))
+MOL2_WATER = """@<TRIPOS>MOLECULE
+water
+3 2
+SMALL
+NO_CHARGES
+@<TRIPOS>ATOM
+1 O 0.0 0.0 0.119 O.3
+2 H 0.0 0.763 -0.477 H
+3 H 0.0 -0.763 -0.477 H
+@<TRIPOS>BOND
+1 1 2 1
+2 1 3 1
+"""
 
 
 def placed(smiles: str, frames: int = FRAMES, seed: int = 1) -> Chem.Mol:
@@ -110,30 +121,9 @@ def write_small(path: Path) -> str:
     elif path.suffix == ".pdb":
         path.write_text(Chem.MolToPDBBlock(molecule).replace("UNL", "LIG"))
     elif path.suffix == ".mol2":
-        atoms = [
-            f"{at} A{at} {x} {y} {z} {kind}"
-            for at, (kind, (x, y, z)) in enumerate(zip(WATER_TYPES, WATER, strict=True), 1)
-        ]
-        path.write_text(
-            "\n".join(
-                [
-                    "@<TRIPOS>MOLECULE",
-                    "water",
-                    "3 2",
-                    "SMALL",
-                    "NO_CHARGES",
-                    "@<TRIPOS>ATOM",
-                    *atoms,
-                    "@<TRIPOS>BOND",
-                    "1 1 2 1",
-                    "2 1 3 1",
-                    "",
-                ]
-            )
-        )
-    return {".db": "ase-db", ".npz": "md17", ".msgpack": "geom", ".pdb": "pdb-ligands"}.get(
-        path.suffix, path.suffix[1:]
-    )
+        path.write_text(MOL2_WATER * 2)
+    names = {".db": "ase-db", ".npz": "md17", ".msgpack": "geom", ".pdb": "pdb-ligands"}
+    return names.get(path.suffix, path.suffix[1:])
 
 
 def read(name: str, *paths: Path, **keys: object) -> list[SourceMolecule]:
