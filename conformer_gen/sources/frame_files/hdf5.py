@@ -45,14 +45,12 @@ def read_hdf5(path: Path, config: SourceSettings) -> Iterator[SourceMolecule]:
         SourceError: the file is not an HDF5 file, or no group has positions, or a label is not a number.
     """
     try:
-        import h5py
+        from conformer_gen.sources.frame_files.hdf5_access import READ_ERRORS, StoredGroup, open_file
     except ImportError as error:
         raise ConfigError("source hdf5 needs h5py: pip install 'unimol-scale[hdf5]'") from error
-    from conformer_gen.sources.frame_files.hdf5_access import READ_ERRORS, StoredGroup
-
     settings = HDF5_FORMAT.resolved(config.frames)
     try:
-        file = h5py.File(path, "r")
+        file = open_file(path)
         root = StoredGroup(file["/"].id)
     except READ_ERRORS as error:
         raise SourceError(f"{path} is not an HDF5 file, or not all of one: {error}") from error

@@ -6,6 +6,7 @@ datasets are read through h5py's low-level interface, which takes less than half
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -15,8 +16,26 @@ from h5py import h5a, h5d, h5g, h5l, h5o, h5s
 
 MOST_CHUNK_BYTES = 64 << 20  # that a compressed chunk may have when it is unpacked
 LONGEST_TEXT = 10_000
+METADATA_CACHE_BYTES = 1 << 20
 # What h5py raises for a damaged file, and for types that NumPy has not.
 READ_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError)
+
+
+def open_file(path: Path) -> h5py.File:
+    """Open a file for reading.
+
+    The library would keep what it has seen of groups and datasets, 23 kB of memory for each molecule, until that is
+    32 MiB of the file; each is looked at once.
+
+    Raises:
+        READ_ERRORS: it is not an HDF5 file, or not all of one.
+    """
+    file = h5py.File(path, "r")
+    cache = file.id.get_mdc_config()
+    cache.set_initial_size = True
+    cache.initial_size = cache.min_size = cache.max_size = METADATA_CACHE_BYTES
+    file.id.set_mdc_config(cache)
+    return file
 
 
 class StoredDataset:
