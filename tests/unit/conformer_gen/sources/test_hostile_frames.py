@@ -3,6 +3,7 @@
 import contextlib
 import pickle
 import sqlite3
+import struct
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -58,6 +59,18 @@ def test_a_pickle_or_a_bomb_in_an_aselmdb_file_is_a_failed_row(tmp_path: Path, p
     found = reasons(read("ase-db", tmp_path / "a.aselmdb"))
     assert sorted(found) == [""] + ["unreadable_row"] * len(values)
     assert not_run(tmp_path)
+
+
+def test_a_record_of_an_aselmdb_file_that_would_go_beyond_its_end_is_a_failed_row(tmp_path: Path) -> None:
+    path, value = tmp_path / "a.aselmdb", zlib.compress(b"[1]") + bytes(9_000)
+    write_lmdb(path, {b"1": value, b"2": zlib.compress(b"[1]")})
+    large = "<HHHH"  # LMDB's node: size in two halves, a flag of large values, length of the key
+    head = struct.pack(large, len(value), 0, 1, 1)
+    assert path.read_bytes().count(head) == 1
+    path.write_bytes(path.read_bytes().replace(head, struct.pack(large, len(value), 1 << 13, 1, 1)))
+    first, second = read("ase-db", path)
+    assert f"has {(1 << 29) + len(value):,} bytes" in first.problem
+    assert second.problem
 
 
 def test_a_database_without_rows_is_a_failed_row(tmp_path: Path) -> None:
