@@ -113,6 +113,8 @@ def write_small(path: Path) -> str:
         with connect(path) as database:
             for atoms in frames:
                 database.write(atoms)
+    elif path.suffix == ".aselmdb":
+        write_aselmdb(path, frames)
     elif path.suffix == ".npz":
         np.savez_compressed(path, z=numbers(molecule), R=positions(molecule), E=np.arange(FRAMES), F=forces(molecule))
     elif path.suffix == ".msgpack":
@@ -122,7 +124,7 @@ def write_small(path: Path) -> str:
         path.write_text(Chem.MolToPDBBlock(molecule).replace("UNL", "LIG"))
     elif path.suffix == ".mol2":
         path.write_text(MOL2_WATER * 2)
-    names = {".db": "ase-db", ".npz": "md17", ".msgpack": "geom", ".pdb": "pdb-ligands"}
+    names = {".db": "ase-db", ".aselmdb": "ase-db", ".npz": "md17", ".msgpack": "geom", ".pdb": "pdb-ligands"}
     return names.get(path.suffix, path.suffix[1:])
 
 

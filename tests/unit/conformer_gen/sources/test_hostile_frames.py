@@ -173,7 +173,7 @@ def test_a_dataset_without_values_is_not_read_as_one(tmp_path: Path) -> None:
     assert "no dataset 'dft_total_energy'" in row.problem
 
 
-@pytest.mark.parametrize("kind", ["db", "npz", "msgpack", "xyz", "pdb", "mol2"])
+@pytest.mark.parametrize("kind", ["db", "aselmdb", "npz", "msgpack", "xyz", "pdb", "mol2"])
 def test_a_damaged_file_of_any_kind_gives_rows_or_a_message(tmp_path: Path, kind: str) -> None:
     pytest.importorskip("ase")
     whole, damaged = tmp_path / f"whole.{kind}", tmp_path / f"damaged.{kind}"
