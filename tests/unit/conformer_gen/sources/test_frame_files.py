@@ -281,6 +281,14 @@ def test_every_bad_frame_of_an_xyz_file_is_a_row_with_its_reason(
     assert reasons(read("xyz", tmp_path)) == expected
 
 
+def test_atoms_on_one_point_are_the_reason_why_bonds_are_not_perceived(tmp_path: Path) -> None:
+    places = positions(placed("CCO", frames=1))[0]
+    places[1] = places[0]
+    atoms = [f"{symbol} {x} {y} {z}" for symbol, (x, y, z) in zip("CCOHHHHHH", places, strict=True)]
+    (tmp_path / "a.xyz").write_text("\n".join(["9", "", *atoms, ""]))
+    assert reasons(read("xyz", tmp_path)) == ["no_geometry"]
+
+
 def test_a_unit_cell_can_be_ignored(tmp_path: Path) -> None:
     (tmp_path / "a.xyz").write_text(f'3\nLattice="5 0 0 0 5 0 0 0 5"\n{WATER}')
     assert [curated(row).smiles for row in read("xyz", tmp_path, frames=FramesConfig(cell="ignore"))] == ["O"]
