@@ -14,12 +14,12 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
-from conformer_gen.chemistry.bonds.atom_matching import add_conformer, match_atoms, match_graphs
+from conformer_gen.chemistry.bonds.atom_matching import add_conformer, distances, match_atoms, match_graphs
 from conformer_gen.chemistry.bonds.bond_perception import perceive_bonds
 from conformer_gen.chemistry.stereo import compare_stereo
 from conformer_gen.sources.molecule import MOL2_RECORD, Geometry, Rejected, SourceMolecule
 from unimol_scale.store.geometry_faults import COINCIDENT_A, Conformers, Fault, find_faults, is_drawn
-from unimol_scale.store.schema import ConformerOrigin, ConformerStereo, Float32
+from unimol_scale.store.schema import ConformerOrigin, ConformerStereo, Float32, Float64
 
 CHARGED_HYDROGEN = re.compile(r"\[\d*H[+-]")
 NUMBER = "_number"
@@ -288,7 +288,14 @@ def _perceived(geometry: Geometry) -> Chem.Mol | Rejected:
             return _placed(molecule, geometry, list(range(len(geometry.symbols))))
         rejected = rejected or molecule
     assert rejected is not None, "a geometry has a frame"
+    if rejected.reason == "bonds_not_perceived" and _has_coincident_atoms(geometry.positions[0].astype(np.float64)):
+        return Rejected(reason="no_geometry", detail="two atoms lie on one point")
     return rejected
+
+
+def _has_coincident_atoms(positions: Float64) -> bool:
+    between = distances(positions)
+    return bool((between[np.triu_indices(len(positions), 1)] < COINCIDENT_A).any())
 
 
 def _placed(molecule: Chem.Mol, geometry: Geometry, order: Sequence[int]) -> Chem.Mol:

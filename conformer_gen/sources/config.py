@@ -18,8 +18,8 @@ class SourceConfig:
 
     Attributes:
         name: kind of source: sample, zinc20, smiles, csv, parquet, sdf, pcqm4mv2, qm9, unimol-lmdb, xyz, ase-db, hdf5,
-            geom, md17, mol2, or package.module:Name of one of your own; "sample" is the NCI set inside the RDKit wheel
-            and needs no input.
+            geom, md17, pdb-ligands, mol2, or package.module:Name of one of your own; "sample" is the NCI set inside the
+            RDKit wheel and needs no input.
         input: files, directories (searched recursively for the source's suffixes), tar archives, ``.uri`` lists and
             ``.wget`` or ``.curl`` scripts, http(s), s3 or gs URLs; for zinc20 also tranches such as CDAA or C[A-D]A?.
         limit: read no more rows than this: the first ones, which are rarely like the others.
@@ -32,7 +32,7 @@ class SourceConfig:
         base_url: of zinc20's tranches; the file of tranche CDAA is <base_url>/CD/CDAA.smi.
         missing_ok: pass over URLs that do not exist; not every tranche does.
         geometry: of a source whose files have coordinates: "keep" them, or "make" conformers as for rows without any.
-        frames: of xyz, ase-db, hdf5, geom and md17: how frames become molecules with conformers.
+        frames: of xyz, ase-db, hdf5, geom, md17 and pdb-ligands: how frames become molecules with conformers.
     """
 
     name: str

@@ -315,8 +315,8 @@ def build_store(
 
     Args:
         source: "sample" (the NCI set inside RDKit, no download), "smiles", "csv", "parquet", "sdf", "zinc20",
-            "pcqm4mv2", "qm9", "unimol-lmdb", "xyz", "ase-db", "hdf5", "geom", "md17", "mol2". None: ``config`` names
-            it.
+            "pcqm4mv2", "qm9", "unimol-lmdb", "xyz", "ase-db", "hdf5", "geom", "md17", "pdb-ligands", "mol2". None:
+            ``config`` names it.
         input: files, directories or URLs; "sample" needs none.
         sources: instead of one source several: ``[{"name": "sdf", "input": "a.sdf"}, {"name": "sample", "limit": 9}]``.
             A molecule of several is the first one's; ids are as "sdf:mol1"; labels that a source has not are NaN.
