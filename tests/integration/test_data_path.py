@@ -192,7 +192,7 @@ def test_a_shard_with_other_content_is_never_used(store, server, tmp_path):
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
     split = open_remote_store(server.url, tmp_path / "cache", 10**9).split("train")
-    with pytest.raises(StoreError, match=r"shard-00002\.arrow of .* cannot be fetched after .* other content"):
+    with pytest.raises(StoreError, match=r"shard-00002\.arrow of .* could not be downloaded in .* other content"):
         split.gather(np.array([2 * ROWS]))
     assert cached_bytes(tmp_path / "cache") == 0
 

@@ -129,8 +129,8 @@ def test_no_rank_waits_longer_than_a_minute_and_none_in_silence(
     ("code", "message"),
     [
         (404, r"gives no train/shard-00001\.arrow: .*the server answers 404"),
-        (401, r"train/shard-00001\.arrow of .* cannot be fetched: .*the server answers 401"),
-        (500, r"train/shard-00001\.arrow of .* cannot be fetched after 3 tries: the server answers 500"),
+        (401, r"train/shard-00001\.arrow of .* cannot be downloaded: .*the server answers 401"),
+        (500, r"train/shard-00001\.arrow of .* could not be downloaded in 3 tries: the server answers 500"),
     ],
 )
 def test_why_a_shard_cannot_be_had_is_said_and_its_room_is_free_again(
@@ -152,14 +152,14 @@ def test_a_shard_that_is_replaced_on_the_server_is_noticed(store: Store, server:
 
 def test_a_full_disk_is_said(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split = train(server, tmp_path / "cache")
-    with files_no_larger_than(1000), pytest.raises(StoreError, match="cannot be kept in the cache, the disk"):
+    with files_no_larger_than(1000), pytest.raises(StoreError, match="cannot be cached because writing to the disk"):
         ids(split, 1)
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("unimol_scale.common.fetching.download.flush", full)
-    with pytest.raises(StoreError, match="cannot be kept in the cache, there is no space on disk"):
+    with pytest.raises(StoreError, match="cannot be cached because the disk is full"):
         ids(split, 1)
 
 

@@ -117,7 +117,7 @@ def test_a_code_that_no_vocabulary_has_is_damage(column: str, packed: int) -> No
     at = batch.schema.get_field_index(column)
     wrong = batch[column].to_pylist()
     wrong[0][0] = packed
-    with pytest.raises(StoreError, match=f"{column} holds a code outside"):
+    with pytest.raises(StoreError, match=f"{column} has a code outside"):
         ColumnViews.of(batch.set_column(at, batch.schema.field(at), pa.array(wrong, batch[column].type))).check()
 
 
