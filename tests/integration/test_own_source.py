@@ -45,7 +45,7 @@ def test_a_build_of_it_is_stopped_and_goes_on(command, tmp_path, monkeypatch, ca
     records = store.split("train").column("label:logP").to_pylist()
     assert sorted(records) == pytest.approx([-0.31, 1.46, 2.13])
     assert build.main(command) == 0
-    assert "finished before" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
     (tmp_path / "c.csv").write_text("smiles\nCCO\n")
     assert build.main(["--source", "csv", "--input", "c.csv", "--output", "data/toy"]) == 2
     assert "source: toy_source:TOY → csv" in capsys.readouterr().err

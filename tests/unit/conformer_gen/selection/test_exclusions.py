@@ -105,7 +105,7 @@ def test_a_list_that_cannot_be_read_as_a_whole_is_an_error(
 
 def test_rows_that_are_no_molecule_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     exclusions(tmp_path, "molecule", ALANINE, "not-a-smiles", "C(C")
-    assert "2 of 3 rows are no molecule that RDKit can read, and exclude nothing: x ('not-a" in caplog.text
+    assert "RDKit cannot read 2 of 3 rows, which therefore exclude nothing: x ('not-a" in caplog.text
 
 
 def test_a_list_that_excludes_nothing_is_an_error(tmp_path: Path) -> None:
