@@ -233,7 +233,7 @@ def test_a_manifest_can_not_name_files_outside_the_store(store, server, tmp_path
 
 
 def test_a_cache_too_small_for_the_window_is_told_before_the_first_step(store, server, tmp_path):
-    with pytest.raises(ConfigError, match=r"data\.cache_bytes .* does not hold the 16 shards"):
+    with pytest.raises(ConfigError, match=r"data\.cache_bytes .* is too small for the 16 shards"):
         loader_of(server.url, cache_dir=tmp_path, cache_bytes=cache_for(store, 3))
 
 
