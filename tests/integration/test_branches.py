@@ -129,7 +129,7 @@ def test_a_trunk_that_is_made_longer_keeps_further_steps_and_says_which_it_has_m
     more = ["train.schedule=constant", "train.keep_steps=[4,8,13]", "train.steps=14"]
     status, said = pretrain("--output", trunk, *SHARED, *more)
     assert status == 0, said
-    assert "the run is past step 4, of which it kept no checkpoint" in said
+    assert "the run is already past step 4 and has no checkpoint of it" in said
     assert steps_saved(trunk) == [8, 13]
     command = ["--output", tmp_path / "branch", *SHARED, *DECAY, f"branch_from={trunk}"]
     status, said = pretrain(*command, "train.steps=19")

@@ -162,7 +162,7 @@ def test_a_teacher_that_never_saw_what_it_is_shown_is_warned_of(teacher, sample_
     assert warning(teacher, "3d") is None
     assert warning(teacher, "full") is None
     assert warning(tmp_path / "of-graphs", "full") is None
-    assert "teacher_inputs=3d shows it (elements and coordinates)" in warning(tmp_path / "of-graphs", "3d")
+    assert "elements and coordinates, which its pretraining never showed" in warning(tmp_path / "of-graphs", "3d")
 
 
 def test_a_run_is_not_continued_with_another_objective(teacher, sample_store, tmp_path):

@@ -293,7 +293,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(sample_store, small_disk
     arguments = [*SETTINGS, "--data", sample_store, "--output", run, "train.steps=10"]
     failed = launched.pretrain(*arguments, ranks=2)
     assert failed.returncode == EXIT_USER_ERROR, failed.stdout
-    assert "the checkpoint could not be saved, the run goes on without it" in failed.stdout
+    assert "the checkpoint could not be saved; the run continues without it" in failed.stdout
     assert "No space left on device" in failed.stdout
     assert "start the same command again" in failed.stdout
     assert (run / "checkpoints" / "latest").read_text().strip() == "step-00000004"

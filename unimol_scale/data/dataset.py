@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unimol_scale.data.loader import Corruption, SampleT, StepLoader
+from unimol_scale.data.molecule_reader import Conformers, Hydrogens, MoleculeReader
 from unimol_scale.data.steps.order import Order
 from unimol_scale.data.steps.planner import StepPlanner, ValidationPlanner
-from unimol_scale.data.molecule_reader import Conformers, Hydrogens, MoleculeReader
 from unimol_scale.errors import ConfigError, StoreError
 from unimol_scale.store.remote import DEFAULT_CACHE, DEFAULT_CACHE_BYTES, is_url, open_remote_store
 from unimol_scale.store.shards import Store, open_store

@@ -8,8 +8,8 @@ import numpy as np
 
 from unimol_scale.data.batch import MoleculeBatch, collate
 from unimol_scale.data.corrupt import STREAM_CONFORMER
-from unimol_scale.data.steps.micro_batches import Int32, Int64
 from unimol_scale.data.hydrogens import drop_hydrogens, heavy_counts
+from unimol_scale.data.steps.micro_batches import Int32, Int64
 from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.errors import ConfigError, nearest
 from unimol_scale.store.shards import Store, StoreSplit

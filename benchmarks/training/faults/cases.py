@@ -148,7 +148,7 @@ def full_disk(bench: Bench) -> list[Trial]:
                 (last_step(run) < SHORT - 1, f"the run ended at step {last_step(run)}"),
             ]
         ) or bench.complete(run, more, reached)
-        told = session.message("could not be saved, the run")
+        told = session.message("could not be saved; the run")
         return [Trial(fault, problem, SHORT - reached, None, told)]
     finally:
         subprocess.run(["umount", str(disk)], check=True)

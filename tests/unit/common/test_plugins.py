@@ -151,7 +151,7 @@ def test_what_cannot_be_imported_is_told(module, tmp_path, text, reference, mess
         ("metric", "X = 3", "must be a unimol_scale.downstream.metric.Metric"),
         ("metric", "def X(labels, predictions): return 0.0", "whether more or less of 'X' is better is not known"),
         ("log", "class X:\n def event(self, event): pass", "lacks the methods close"),
-        ("log", "X = 3", "called with a unimol_scale.engine.log.sinks.SinkStart"),
+        ("log", "X = 3", "takes a unimol_scale.engine.log.sinks.SinkStart"),
     ],
 )
 def test_what_is_no_such_thing_is_told_what_it_lacks(module, kind, text, message):
