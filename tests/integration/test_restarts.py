@@ -354,7 +354,7 @@ def test_a_run_begins_with_the_weights_of_another(pretrain, run, tmp_path):
     assert read(new)["molecules"] == 4 * 8
     assert read(new)["init"]["path"] == str(run)
     assert len(read(new)["init"]["sha256"]) == 64
-    assert "began with the weights of" in read_runs([new])[1][0]
+    assert "started from the weights of" in read_runs([new])[1][0]
     # The same command finds it finished, even when those weights are gone; begun without them it is another run.
     shutil.rmtree(run)
     status, said = pretrain(*arguments)
