@@ -116,7 +116,7 @@ def test_a_mixture_follows_the_same_losses_on_one_rank_and_two(sample_store, tmp
     ("settings", "message"),
     [
         ("objective.distill.teacher=nowhere", "nowhere does not exist"),
-        ("objective.distill.teacher={student}", "sees the 2D graph only"),
+        ("objective.distill.teacher={student}", "sees only the 2D graph"),
         ("objective.distill.teacher={teacher} objective.distill.teacher_sha256=abc", "have the SHA-256"),
         ("objective.distill.teacher={teacher} model.geometry=true", "model.geometry is true"),
         ("", "objective.distill.teacher is required"),
