@@ -144,7 +144,7 @@ def full_disk(bench: Bench) -> list[Trial]:
         problem = first_problem(
             [
                 (status == 0, "status 0"),
-                ("start the same command again" not in session.text, "no advice"),
+                ("run the same command again" not in session.text, "no advice"),
                 (last_step(run) < SHORT - 1, f"the run ended at step {last_step(run)}"),
             ]
         ) or bench.complete(run, more, reached)
