@@ -88,7 +88,7 @@ def test_a_store_tells_the_list_by_name_size_and_hash(tmp_path: Path) -> None:
             r"row 2 \(line 3\): a quote in this line is not closed",
         ),
         ("a.csv", b'smiles,name\nCCO,a\nCCN,"b\nc1ccccc1O,c\nCC,"d"\n', r"line 3"),
-        ("a.csv", b"smiles,y\nCCO,1,2,3\n", "4 fields, the header has 2"),
+        ("a.csv", b"smiles,y\nCCO,1,2,3\n", "4 fields, but the header has 2"),
         ("a.csv.gz", gzip.compress(b"smiles\n" + b"CCO\n" * 5000, mtime=0)[:-12], "cut off or damaged"),
         ("a.smi", b"CCO\nC\xc3\xa9C\n", "not printable ASCII"),
     ],

@@ -89,7 +89,7 @@ def test_numeric_targets_become_labels(
 def test_a_molecule_with_another_number_of_targets_is_a_problem(tmp_path: Path) -> None:
     good, bad = rows(tmp_path, record(target=(1, 2)), record(target=(1, 2, 3)))
     assert good.problem == ""
-    assert bad.problem == "record 1 has 3 targets where others have 2"
+    assert bad.problem == "record 1 has 3 targets, but others have 2"
 
 
 class Hostile:
@@ -114,7 +114,7 @@ def test_a_hostile_record_is_a_problem_that_names_it_and_does_not_run(tmp_path: 
         (b"", "damaged"),
         (pickle.dumps(record())[:-20], "damaged"),
         (pickle.dumps([1, 2]), "not a dict"),
-        (pickle.dumps({"atoms": METHANE}), "has no coordinates, smi"),
+        (pickle.dumps({"atoms": METHANE}), "lacks coordinates, smi"),
         (pickle.dumps(record(smi=b"C")), "smi is not a string"),
         (pickle.dumps(record(atoms="CHHHH")), "not a list of symbols"),
         (pickle.dumps(record(atoms=[6, 1, 1, 1, 1])), "not a list of symbols"),
