@@ -1,4 +1,4 @@
-"""The stage of what follows pretraining: vectors of molecules and fine-tuning, by the commands that users have."""
+"""The stage for uses after pretraining: vectors of molecules and fine-tuning, through the users' commands."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""How often the intervals of a scaling-law fit hold the truth: simulated runs of known laws, many times over.
+"""How often the intervals of a scaling-law fit contain the true value: simulated runs of known laws, many times over.
 
     python -m benchmarks.scaling.coverage [--seeds 50] [--bootstrap 500] [--output FILE.md]
 

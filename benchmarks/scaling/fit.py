@@ -1,4 +1,4 @@
-"""The published Chinchilla points fitted anew, and how long thousands of bootstrap fits of them take.
+"""A new fit of the published Chinchilla points, and the time that thousands of bootstrap fits of them take.
 
     python -m benchmarks.scaling.fit POINTS.csv [--draws 4000] [--output FILE.md]
 

@@ -215,12 +215,20 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("store", help="conformer store")
     parser.add_argument("--size", nargs="+", default=["0.1M", "0.5M", "2M", "4M"])
     parser.add_argument("--config", type=Path, help="settings of the run, such as configs/pretrain/zinc-cpu.yaml")
-    parser.add_argument("--precision", nargs="+", choices=DTYPES, default=["fp32", "bf16"], help="the first is 1")
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        choices=DTYPES,
+        default=["fp32", "bf16"],
+        help="precisions to time; speeds are relative to the first",
+    )
     parser.add_argument("--rounds", type=int, default=8, help="timed steps of each side")
-    parser.add_argument("--batch", type=int, default=64, help="molecules of a step")
+    parser.add_argument("--batch", type=int, default=64, help="molecules per step")
     parser.add_argument("--max-pairs", type=int, default=24_000)
-    parser.add_argument("--former-kernels", action="store_true", help="one after another: as before 2026-11-29")
-    parser.add_argument("--neighbour", action="store_true", help="also beside a busy process")
+    parser.add_argument(
+        "--former-kernels", action="store_true", help="for one after another, use the kernels from before 2026-11-29"
+    )
+    parser.add_argument("--neighbour", action="store_true", help="measure also while another process is busy")
     parser.add_argument("--output", type=Path, default=RESULTS / "cpu_training.md")
     return parser
 

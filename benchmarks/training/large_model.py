@@ -169,9 +169,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--steps", type=int, default=6, help="optimizer steps, at least 3")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="conformer store")
-    parser.add_argument("--output", type=Path, metavar="FILE.md", help="write the table there")
-    parser.add_argument("--scratch", type=Path, metavar="DIR", help="where the run folder and its checkpoint go")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="of the run, over those of the file")
+    parser.add_argument("--output", type=Path, metavar="FILE.md", help="file for the table")
+    parser.add_argument("--scratch", type=Path, metavar="DIR", help="directory for the run folder and its checkpoint")
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help="settings of the run, which override those of the file"
+    )
     return parser
 
 

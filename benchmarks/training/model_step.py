@@ -1,4 +1,4 @@
-"""Time one training step of the model beside the textbook formulation of the same function.
+"""Time one training step of the model, compared with the textbook formulation of the same function.
 
     python -m benchmarks.training.model_step --size 84M --layers 2 --atoms 32 --batch 8
 
@@ -270,12 +270,17 @@ def build_parser() -> argparse.ArgumentParser:
         "--atoms", default="32", help="atoms of each molecule, or 'sample': normal, 25 ± 6, within 4..60"
     )
     parser.add_argument("--batch", type=int, default=8, help="molecules")
-    parser.add_argument("--dtype", default="both", choices=[*DTYPES, "both"], help="of ours; the textbook stays fp32")
+    parser.add_argument(
+        "--dtype",
+        default="both",
+        choices=[*DTYPES, "both"],
+        help="precision of the model; the textbook formulation uses fp32",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of each formulation")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--profile", action="store_true", help="print the operators that take most time")
-    parser.add_argument("--output", type=Path, metavar="FILE.md", help="write the table there")
+    parser.add_argument("--output", type=Path, metavar="FILE.md", help="file for the table")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     return parser
 

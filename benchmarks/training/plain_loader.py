@@ -1,4 +1,4 @@
-"""What the data path is measured against: a loader as anyone would write it, one molecule at a time.
+"""A simple loader with which the data path is compared: it treats one molecule at a time.
 
 Like public loaders of pretraining data it keeps pickled records of SMILES and coordinates, and at every visit makes the
 graph with RDKit, shortest paths with Floyd–Warshall (SciPy's, compiled), masks, noise and the alignment of that one

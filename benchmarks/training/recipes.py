@@ -1,4 +1,4 @@
-"""Train one small model by several optimizers and schedules, over a few rates and seeds, and compare what each reaches.
+"""Train one small model with several optimizers and schedules, at a few rates and seeds, and compare the final losses.
 
     python conformer_gen/build.py --source sample
     python -m benchmarks.training.recipes --output benchmarks/results/recipes.md
@@ -206,9 +206,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, default=Path("data/sample"), metavar="DIR", help="the conformer store")
     parser.add_argument("--size", choices=list(PRESETS), default="0.1M")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--batch", type=int, default=32, help="molecules of a step")
+    parser.add_argument("--batch", type=int, default=32, help="molecules per step")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rates", type=float, nargs="+", help="(default: half, once and twice the ladder's)")
+    parser.add_argument(
+        "--rates", type=float, nargs="+", help="learning rates (default: half, once and twice the ladder's)"
+    )
     parser.add_argument("--only", nargs="+", choices=list(RECIPES), default=list(RECIPES), metavar="NAME")
     parser.add_argument("--runs", type=Path, default=Path("runs/recipes"), metavar="DIR", help="run folders")
     parser.add_argument("--output", type=Path, default=RESULTS / "recipes.md", metavar="FILE.md")

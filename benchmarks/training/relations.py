@@ -1,4 +1,4 @@
-"""Ask a model that was pretrained with blend for the three relations of every pair, under every kind of input.
+"""Let a model that was pretrained with blend predict the three relations of every pair, for every kind of input.
 
     python -m benchmarks.training.relations --data data/pcqm4mv2 --run blend=runs/84M-blend-seed0
 
@@ -229,10 +229,16 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         required=True,
         metavar="NAME=DIR",
-        help="a run of blend; may be given several times",
+        help="a run of blend; may be repeated",
     )
-    parser.add_argument("--molecules", type=int, default=2000, help="of the validation split")
-    parser.add_argument("--train-molecules", type=int, default=5000, metavar="N", help="that the constant is of")
+    parser.add_argument("--molecules", type=int, default=2000, help="molecules of the validation split to use")
+    parser.add_argument(
+        "--train-molecules",
+        type=int,
+        default=5000,
+        metavar="N",
+        help="training molecules from which the constant prediction is computed",
+    )
     parser.add_argument("--hydrogens", choices=("as_stored", "drop"), default="as_stored")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--output", type=Path, help="such as benchmarks/results/relations.md; default: standard output")

@@ -1,4 +1,4 @@
-"""The denoising model as a textbook writes it: what model_step.py compares the model with.
+"""The denoising model in textbook form, with which model_step.py compares the model.
 
 Source: the formulas of arXiv 2406.14969 and of its public reference. One module for each formula and no thought of
 speed: the outer product is materialised and mapped by one Linear (recomputed in the backward pass, as the reference

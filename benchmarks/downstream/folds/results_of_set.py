@@ -1,4 +1,4 @@
-"""All results of one set with one share of the labels, and which of their differences are sure."""
+"""All results of one set with one fraction of the training labels, and which of their differences are significant."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

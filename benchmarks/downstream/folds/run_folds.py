@@ -1,4 +1,4 @@
-"""Cross-validates what is not done yet: fine-tuned starts, baselines and probes on the same folds; then the report."""
+"""Runs what is still missing of a cross-validation (fine-tuned starts, baselines, probes), and writes the report."""
 
 import argparse
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Do to a small pretraining run what happens to long ones, and compare its curve with an undisturbed run's.
+"""Cause the faults of long runs in a small pretraining run, and compare its curve with that of an undisturbed run.
 
     python -m benchmarks.training.faults --data data/sample
 
@@ -8,8 +8,8 @@ started again. Other runs are met with signals, dead loaders, a full disk, damag
 rise of the loss. Moments and victims come from ``--seed``; a moment is a step, not a time, so that it falls into the
 run on a fast machine and on a slow one.
 
-Writes a table to benchmarks/results/trainer_faults.md and ends with status 0 only if everything came out as it should.
-With ``--directory`` what is done is kept there, and the same command goes on with what is missing.
+Writes a table to benchmarks/results/trainer_faults.md and ends with status 0 only if every case went as expected.
+With ``--directory`` finished cases are kept there, and the same command continues with those that are missing.
 """
 
 import argparse
@@ -173,9 +173,11 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = module_parser(COMMAND, __doc__ or "")
     parser.add_argument("--data", type=Path, required=True, help="a conformer store")
-    parser.add_argument("--kills", type=int, default=20, help="SIGKILLs of each rank")
-    parser.add_argument("--seed", type=int, default=0, help="of moments and victims")
-    parser.add_argument("--directory", type=Path, help="where the runs go and stay (default: a temporary directory)")
+    parser.add_argument("--kills", type=int, default=20, help="number of SIGKILLs for each rank")
+    parser.add_argument("--seed", type=int, default=0, help="seed for moments and victims of the kills")
+    parser.add_argument(
+        "--directory", type=Path, help="directory in which the runs are kept (default: a temporary one)"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS / "trainer_faults.md")
     return parser
 

@@ -1,4 +1,4 @@
-"""Faults other than kills of a whole run: each is done to a run of its own, which must end as it should."""
+"""Faults other than kills of a whole run: each is caused in a run of its own, which must end as expected."""
 
 import dataclasses
 import json

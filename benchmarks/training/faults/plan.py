@@ -1,4 +1,4 @@
-"""What a run under fire is judged by: kills to come, what came of them, curves that must be alike, and the table."""
+"""How a fault run is judged: planned kills, their outcome, curves that must agree, and the table."""
 
 import collections
 import dataclasses

@@ -1,4 +1,4 @@
-"""Train every objective on one store with an equal budget, and write down what each has learnt.
+"""Train every objective on one store with the same budget, and report what each has learnt.
 
     python conformer_gen/build.py --source sample
     python -m benchmarks.training.objectives --data data/sample --size 1M --steps 400 --batch 32 --seeds 0
@@ -7,8 +7,7 @@ Each run is one of launch/pretrain.py, with the settings of configs/ladder/sampl
 run is skipped, an unfinished one is resumed: interrupt it and start the same command again. ``--only`` does a part, and
 the report is then of that part. Writes OUTPUT.md, and pictures and results.json into the folder OUTPUT.
 
-This file says which runs there are and has them trained; scores.py asks the trained models,
-report.py writes what they answered.
+This file defines the runs and starts them; scores.py evaluates the trained models; report.py writes the results.
 """
 
 import argparse
@@ -187,11 +186,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, default=Path("data/sample"), metavar="DIR", help="the conformer store")
     parser.add_argument("--size", choices=list(PRESETS), default="1M")
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--batch", type=int, default=32, help="molecules of a step")
+    parser.add_argument("--batch", type=int, default=32, help="molecules per step")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="+", choices=list(RUNS), metavar="NAME", help=", ".join(RUNS))
-    parser.add_argument("--learning-rate", type=float, help="of every run (default: the ladder's for the size)")
-    parser.add_argument("--validation-molecules", type=int, default=10_000, metavar="N", help="most that are scored")
+    parser.add_argument(
+        "--learning-rate", type=float, help="learning rate of every run (default: the ladder's for the size)"
+    )
+    parser.add_argument(
+        "--validation-molecules", type=int, default=10_000, metavar="N", help="maximal number of molecules to score"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs/objectives"), metavar="DIR", help="run folders")
     parser.add_argument("--output", type=Path, default=RESULTS / "objectives")
     return parser

@@ -1,4 +1,4 @@
-"""The report of the benchmark of objectives: what was wanted, and what was measured. Imports no torch.
+"""The report of the benchmark of objectives: expectations and measurements. Imports no torch.
 
 Everything is computed from the results; a part whose runs are not there is left out.
 """

@@ -1,4 +1,4 @@
-"""What the trained models of the benchmark of objectives know, asked on the validation molecules.
+"""Evaluates the trained models of the benchmark of objectives on the validation molecules.
 
 Corruptions are those of validation: the same for every model and every seed. Shapes: B molecules, A atoms (padded), D
 channels, T atoms of all molecules.
