@@ -209,7 +209,7 @@ def describe_machine() -> str:
 
 
 def note(text: str) -> None:
-    """Say on standard error what is running."""
+    """Print on standard error what is running."""
     CONSOLE.print(f"{datetime.datetime.now():%H:%M:%S} {text}", highlight=False)
 
 

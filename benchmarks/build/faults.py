@@ -195,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     text = "\n".join(
         [
-            "# A build under fire",
+            "# Faults of a build",
             "",
             f"{options.rows:,} rows of {' '.join([options.source, *(Path(name).name for name in options.input)])}; "
             f"{datetime.date.today():%Y-%m-%d}; {processor()}, {len(os.sched_getaffinity(0))} cores.",

@@ -287,7 +287,7 @@ def report(models: Sequence[Measured], picture: str, arguments: argparse.Namespa
         f"- {datetime.date.today().isoformat()}, {processor()}, {name}, torch {torch.__version__}",
         f"- `{COMMAND} {shlex.join(command)}`",
         f"- {some.molecules:,} molecules of the validation split of {arguments.store.name}, hydrogens left out; a head "
-        f"that minds nothing would attend at {some.uniform:.2f} Å",
+        f"with equal weights would attend at {some.uniform:.2f} Å",
         "- r: absolute Pearson correlation of a head's scores before the softmax, pair bias included, with the "
         "distances of the conformer, over all ordered pairs of different atoms of a molecule, mean over molecules",
         "- attends at: mean distance to the other atoms weighted by attention; smallest to largest of a layer's heads",

@@ -131,7 +131,7 @@ def report(arguments: argparse.Namespace) -> str:
         order_M = np.random.default_rng([arguments.seed, split]).permutation(len(chosen))
         found += judge_split(vector_MD, label_M[chosen], order_M, arguments.coverages)
     lines = [
-        "# Conformal intervals: promised and found",
+        "# Conformal intervals: promised and measured coverage",
         "",
         f"- {datetime.datetime.now(datetime.timezone.utc).date()}, {processor()}",
         f"- `{as_started(COMMAND)}`",

@@ -92,7 +92,8 @@ def row(size: str, precision: str, split: StoreSplit, arguments: argparse.Namesp
         difference = float(np.abs(found[: len(few_R)] - expected).max() / np.abs(expected).max())
         if difference > TOLERANCE[precision]:
             raise SystemExit(
-                f"the vectors of {size} in {precision} differ by {difference:.1e} of the largest: nothing was compared"
+                f"the vectors of {size} in {precision} differ by {difference:.1e} of the largest: "
+                "their speeds were not compared"
             )
     mine, plain = (statistics.median(rates[name]) for name in ("ours", "plain"))
     verdict = "yes" if mine >= WANTED * plain else "no"
@@ -111,7 +112,7 @@ def report(arguments: argparse.Namespace) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "no GPU"
     where = f"{processor()}, {torch.get_num_threads()} of {usable_cores()} cores, {name}, torch {torch.__version__}"
     lines = [
-        "# Molecules embedded, beside one at a time",
+        "# Embedding of molecules, compared with one at a time",
         "",
         f"- {datetime.date.today().isoformat()}, {where}",
         f"- `{COMMAND} {shlex.join(sys.argv[1:])}`",

@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> None:
 def run_single(options: argparse.Namespace, starts: dict[str, str]) -> None:
     """Fine-tune with a single split what is not done yet, and write the report."""
     if unknown := {start for pair in options.pair for start in pair} - set(starts):
-        raise ConfigError(f"--pair names what no --start does: {', '.join(sorted(unknown))}")
+        raise ConfigError(f"--pair names models that no --start gives: {', '.join(sorted(unknown))}")
     cells: list[Cell] = []
     baselines: dict[tuple[str, float], Baseline] = {}
     for name in chosen_sets(options):

@@ -100,7 +100,7 @@ def write_report(
     fractions = sorted({cell.fraction for cell in cells}, reverse=True)
     sets = list(dict.fromkeys(cell.set for cell in cells))
     lines = [
-        "# What pretraining is worth downstream",
+        "# The benefit of pretraining downstream",
         "",
         f"- {datetime.datetime.now(datetime.timezone.utc).date()}, {processor()}, Python {platform.python_version()}, "
         f"torch {torch.__version__}",
@@ -122,7 +122,7 @@ def write_report(
         lines += ["## Gain over scratch", "", *_gain_table(sets, starts, fractions, gains)]
     lines += _pair_table(sets, pairs, fractions, cells)
     lines += _rates(cells)
-    lines += ["## What pretraining has seen of the test molecules", "", *_leakage(cells)]
+    lines += ["## Test molecules that pretraining has seen", "", *_leakage(cells)]
     commit_text(path, "\n".join(lines))
     path.with_suffix("").mkdir(parents=True, exist_ok=True)
     results = {"command": command, "cells": [strict.to_tree(cell) for cell in cells]}

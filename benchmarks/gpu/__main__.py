@@ -3,10 +3,10 @@
     python -m benchmarks.gpu --output results/gpu
     python -m benchmarks.gpu --output results/cpu --device cpu --quick
 
-Needs nothing but this checkout and what the trainer imports. Every stage runs in a process of its own with a limit of
-its own, so that one that fails or hangs does not take the others with it. Writes NAME.json and NAME.log of every stage,
+Needs only this checkout and the packages that the trainer imports. Every stage runs in its own process with its own
+time limit, so a stage that fails or hangs does not stop the others. Writes NAME.json and NAME.log for every stage,
 report.md and results.json; the exit status is 0 only if all checks of all stages passed. On a CPU everything is small,
-and what only a GPU has is left out.
+and checks that need a GPU are left out.
 """
 
 import argparse
@@ -81,7 +81,7 @@ class StageResult:
 
 
 def run_stage(stage: Stage, options: argparse.Namespace, seconds: float) -> StageResult:
-    """Run a stage in a process group of its own and end it when its time is over."""
+    """Run a stage in a process group of its own and end it at its time limit."""
     told = options.output / f"{stage.name}.json"
     told.unlink(missing_ok=True)
     arguments = ["--stage", stage.name, "--seconds", f"{seconds:.0f}", "--output", str(options.output)]
@@ -135,7 +135,7 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def do_stage(options: argparse.Namespace) -> None:
-    """Do one stage in this process."""
+    """Run one stage in this process."""
     import torch
 
     from benchmarks.gpu.stage import StageSettings
@@ -186,7 +186,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says and return the exit status."""
+    """Run the command line and return the exit status."""
     options = build_parser().parse_args(arguments)
     options.quick |= options.device == "cpu"
     options.output = options.output.absolute()

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.common import REPOSITORY
 from benchmarks.gpu.stage import STORE, Findings, StageSettings
 
-# Of vectors in fp32, between the device and the CPU, as a share of the largest.
+# Difference of fp32 vectors between the device and the CPU, relative to the largest.
 VECTOR_TOLERANCE = 2e-4
 
 

@@ -1,4 +1,4 @@
-"""Write how many kernels a micro-batch starts and how many bytes a layer moves, with torch's kernels and with Triton's.
+"""Count the kernels that a micro-batch starts and the bytes that a layer moves, with torch's kernels and with Triton's.
 
     python -m benchmarks.gpu.launches --output benchmarks/results/gpu_launches.md
 

@@ -2,11 +2,11 @@
 
     python -m benchmarks.training.cpu_training data/sample
 
-A turn is one optimizer step: micro-batches read and corrupted before, then losses, gradients, norm, clipping and AdamW,
-by the engine's own ``OptimizerStep`` under DeepSpeed's stage 0. Every side does the same molecules, in turns, and a
-ratio is of neighbouring turns, so that it holds on a machine whose speed drifts. The former way is
-``train.side_by_side=1``, and ``--former-kernels`` takes for it, besides, the matrix libraries that it had. With
-``--neighbour`` another process keeps one of the cores busy: once the sides alone, once beside it.
+A turn is one optimizer step on micro-batches prepared before it: losses, gradients, norm, clipping and AdamW,
+by the engine's own ``OptimizerStep`` under DeepSpeed's stage 0. All sides train on the same molecules, in turns, and a
+ratio compares neighbouring turns, so that it is valid although the machine's speed drifts. The former way is
+``train.side_by_side=1``; with ``--former-kernels`` it also uses the matrix libraries of that time. With
+``--neighbour`` the sides are also measured while another process keeps one of the cores busy.
 """
 
 import argparse
@@ -67,7 +67,7 @@ class Way:
 
 
 class Side:
-    """A model that is trained one of the ways, with its batches in memory.
+    """A model that is trained in one of the ways, with its batches in memory.
 
     Args:
         way: how it computes.
@@ -120,7 +120,7 @@ class Side:
 
 @contextmanager
 def former_kernels() -> Iterator[None]:
-    """Compute with the libraries of before: no C kernels, oneDNN for everything wide, transposed operands copied."""
+    """Compute with the former libraries: no C kernels, oneDNN for everything wide, transposed operands copied."""
     now = kernels._is_intel, kernels.weight_gradient
     kernels._is_intel = lambda: False  # type: ignore[assignment]
     kernels.weight_gradient = lambda grad_RC, x_RK: kernels.product(grad_RC.t(), x_RK)
@@ -135,7 +135,7 @@ def former_kernels() -> Iterator[None]:
 
 @contextmanager
 def matching_kernels() -> Iterator[None]:
-    """Compute with the libraries that suit the processor."""
+    """Compute with the libraries chosen for the processor."""
     yield
 
 

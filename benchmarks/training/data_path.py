@@ -2,8 +2,8 @@
 
     python -m benchmarks.training.data_path data/sample
 
-Both go from the store (the plain one from pickled records in memory) to the tensors of the denoising objective. Rates
-are molecules per second of processor time of one thread; with worker processes, per second of the clock. Padding is
+Both end with the tensors of the denoising objective; ours reads the store, the plain one pickled records in memory.
+Rates are molecules per second of one thread's processor time; with worker processes, per second of the clock. Padding:
 1 − real pairs / padded pairs, a molecule of n atoms having (n + 1)² pairs. Memory is what all processes hold that is
 not the mapped store (anonymous pages, from /proc: Linux only), early and late in a run over the data.
 """

@@ -57,7 +57,7 @@ class Peaks:
                 rss[rank.pid] = rank.memory_info().rss
                 if with_pss:
                     pss[rank.pid] = rank.memory_full_info().pss
-            except psutil.Error:  # it ended just now
+            except psutil.Error:  # it has just ended
                 continue
         for mine, seen in ((self.rss, rss), (self.pss, pss)):
             for pid, value in seen.items():

@@ -4,7 +4,7 @@
     python -m benchmarks.training.recipes --output benchmarks/results/recipes.md
 
 Every run is one of launch/pretrain.py on a single process, with the settings of configs/ladder/sample.yaml, the same
-number of steps and, of one seed, the same first weights and the same batches. A finished run is skipped, an unfinished
+number of steps and, for one seed, the same initial weights and batches. A finished run is skipped, an unfinished
 one is resumed: interrupt it and start the same command again. The defaults take about an hour of
 one core.
 """
@@ -66,9 +66,9 @@ class Cell:
 
     Attributes:
         recipe: name.
-        rate: at its peak.
-        losses: by seed, of validation after the last step; infinite: the run diverged.
-        seconds: of a step, mean.
+        rate: peak learning rate.
+        losses: validation loss of each seed after the last step; infinite: the run diverged.
+        seconds: mean seconds per step.
     """
 
     recipe: str
@@ -114,7 +114,7 @@ def ladder_of(recipe: str, rate: float, options: argparse.Namespace) -> LadderCo
 
 
 def trained(recipe: str, rate: float, options: argparse.Namespace) -> Cell:
-    """Bring the runs of one recipe and rate to their end.
+    """Run or resume the runs of one recipe and rate until they are finished.
 
     Raises:
         UnimolScaleError: a run failed, or its folder holds one with other settings.
@@ -174,7 +174,7 @@ def report(cells: Sequence[Cell], options: argparse.Namespace) -> str:
             "## Each at its best rate\n",
             *markdown_table(_HEADER, compared),
             "",
-            "The best rate was chosen by the same losses, for every recipe alike. *FLOPs more* is the work of "
+            "For every recipe, the best rate was chosen by these same losses. *FLOPs more* is the work of "
             "making steps orthogonal, as a share of the model's own.\n",
         ]
     )

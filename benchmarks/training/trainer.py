@@ -2,7 +2,7 @@
 
     python -m benchmarks.training.trainer data/sample
 
-Both sides do the same steps of the same molecules under the same DeepSpeed settings, in turns. The bare one holds its
+Both sides do the same steps on the same molecules under the same DeepSpeed settings, in turns. The bare one holds its
 batches ready in the memory of the device that computes, and does nothing but forward, backward and the optimizer's
 step; the loop is what ``launch/pretrain.py`` runs, with loader processes, events and votes. Validation and saving are
 left out.

@@ -158,7 +158,7 @@ class SetResults:
 
     @property
     def all_results(self) -> tuple[FoldResult, ...]:
-        """Every result but for the single fingerprint baselines, of which the best one counts."""
+        """Every result except the single fingerprint baselines, of which only the best counts."""
         return (*self.main, *(probe.result for probe in self.probes))
 
     @cached_property

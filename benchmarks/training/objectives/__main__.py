@@ -54,7 +54,7 @@ EXIT_INTERRUPTED = 130
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """One kind of run: its objective, and what is different from the common settings; ``view`` is what a pair shows."""
+    """One kind of run: its objective, and what differs from the common settings; ``view``: relation that pairs show."""
 
     objective: str
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -121,7 +121,7 @@ def folder_of(name: str, seed: int, options: argparse.Namespace) -> Path:
 
 
 def train(names: Sequence[str], options: argparse.Namespace) -> None:
-    """Bring every run to its end, the teacher first.
+    """Run or resume every run until it is finished, the teacher first.
 
     Raises:
         UnimolScaleError: a run failed, or its folder holds one with other settings.
@@ -137,7 +137,7 @@ def train(names: Sequence[str], options: argparse.Namespace) -> None:
 
 
 def measure(names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
-    """Read what the runs logged and ask the trained models; everything is by seed (as text, as JSON has it)."""
+    """Read the logs of the runs and evaluate the trained models; results are keyed by seed (as text, as in JSON)."""
     loading = read_ladder(LADDER).overrides["data"]
     data = DataConfig(path=options.data, validation_molecules=options.validation_molecules, **loading)
     found: dict[str, Any] = {"runs": {}, "relations": {}, "denoised": {}, "baselines": {}}
@@ -152,7 +152,7 @@ def measure(names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]
             print(f"objectives: denoised coordinates, seed {seed}", flush=True)
             found["denoised"][str(seed)] = scores.denoised(folders[TEACHER], data)
         if any(RUNS[name].objective == "distill" for name in names):
-            print(f"objectives: what distilling is held against, seed {seed}", flush=True)
+            print(f"objectives: baselines for distillation, seed {seed}", flush=True)
             found["baselines"][str(seed)] = scores.teacher_baselines(folders[TEACHER], data)
     return found
 
