@@ -44,7 +44,7 @@ def test_letters_that_a_place_does_not_have_are_named(pattern: str, message: str
 def test_tranches_become_urls() -> None:
     assert locate(zinc("CD[AB]A")) == [f"http://files.docking.org/2D/CD/CD{letter}A.smi" for letter in "AB"]
     assert locate(zinc("CDAA", base_url="https://mirror/zinc/")) == ["https://mirror/zinc/CD/CDAA.smi"]
-    with pytest.raises(SourceError, match="is no tranche"):
+    with pytest.raises(SourceError, match="is not a tranche"):
         locate(zinc("cdaa"))
     with pytest.raises(SourceError, match="does not exist"):
         locate(SourceConfig(name="smiles", input=("CDAA",)))
