@@ -139,7 +139,7 @@ def test_what_cannot_be_imported_is_told(module, tmp_path, text, reference, mess
         (
             "law",
             "from unimol_scale.scaling.law.laws import Chinchilla\nclass X(Chinchilla):\n def __init__(self, p): pass",
-            "it is made without arguments, or with variable alone",
+            "it must take no arguments, or only variable",
         ),
         ("metric", "def X_score(labels): return 0.0\nX = X_score", "is called with (labels, predictions) alone"),
         ("law", "def X(): pass", "must be a class derived from unimol_scale.scaling.law.laws.Law"),
@@ -151,7 +151,7 @@ def test_what_cannot_be_imported_is_told(module, tmp_path, text, reference, mess
         ("metric", "X = 3", "must be a unimol_scale.downstream.metric.Metric"),
         ("metric", "def X(labels, predictions): return 0.0", "whether more or less of 'X' is better is not known"),
         ("log", "class X:\n def event(self, event): pass", "lacks the methods close"),
-        ("log", "X = 3", "called with a unimol_scale.engine.log.sinks.SinkStart"),
+        ("log", "X = 3", "takes a unimol_scale.engine.log.sinks.SinkStart"),
     ],
 )
 def test_what_is_no_such_thing_is_told_what_it_lacks(module, kind, text, message):
@@ -169,7 +169,7 @@ def test_what_is_no_such_thing_is_told_what_it_lacks(module, kind, text, message
             "every parameter needs its own name",
         ),
         ("Term(coefficient='E')", "none of its terms has a variable"),
-        ("Term(coefficient='E'), Term(coefficient='F')", "one term at most is constant"),
+        ("Term(coefficient='E'), Term(coefficient='F')", "at most one term may be constant"),
         ("Term(coefficient='A', variable='N')", "both a variable and an exponent or neither"),
     ],
 )

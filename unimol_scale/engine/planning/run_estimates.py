@@ -1,4 +1,4 @@
-"""What runs would take, from the settings that they would be started with: for whoever plans many, such as a ladder."""
+"""Estimates what runs would take from their settings, for callers that plan many runs, such as a ladder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,12 +15,12 @@ from unimol_scale.engine.run.run_config import PretrainConfig, resolve
 
 @dataclass(frozen=True, kw_only=True)
 class RunEstimate:
-    """What a run would take by the plan's estimate.
+    """The estimated cost of a run.
 
     Attributes:
         seconds: of training steps.
-        disk_bytes: of its folder at the most.
-        device: that was planned for.
+        disk_bytes: peak size of the run's folder.
+        device: device that was planned for.
     """
 
     seconds: float
@@ -29,10 +29,10 @@ class RunEstimate:
 
 
 class RunEstimates:
-    """Estimates runs; those that differ in length, seed and trunk only are planned once.
+    """Estimates runs. Runs that differ only in length, seed and trunk are planned once.
 
     Args:
-        device: name of one; None: the one at hand.
+        device: name of a device; None: the device of this machine.
 
     Raises:
         ConfigError: no device has that name.
@@ -40,18 +40,18 @@ class RunEstimates:
 
     def __init__(self, device: str | None) -> None:
         if device is not None:
-            named_target(device, "bf16")  # refused now rather than for every run
+            named_target(device, "bf16")  # fail now rather than for every run
         self._device = device
         self._targets: dict[str, Target] = {}
         self._plans: dict[tuple[str, int], Plan] = {}
 
     def __call__(self, size: str, settings: Mapping[str, Any], ranks: int) -> RunEstimate:
-        """Return what a run takes.
+        """Estimate one run.
 
         Args:
-            size: preset of its model.
-            settings: that it would be started with, as a tree.
-            ranks: of the run.
+            size: preset of the model.
+            settings: settings that it would be started with, as a tree.
+            ranks: number of ranks.
 
         Raises:
             UnimolScaleError: the run would be refused, or its store is missing.
@@ -78,6 +78,6 @@ class RunEstimates:
         here = self._targets[precision]
         if here.is_gpu:
             return here
-        # The ranks will share the cores and the memory that this process has alone.
+        # The ranks will share the cores and memory that this process now has to itself.
         memory = None if here.memory is None else here.memory / ranks
         return replace(here, memory=memory, peak_flops=here.peak_flops / ranks, matmul_flops=here.matmul_flops / ranks)

@@ -1,4 +1,4 @@
-"""Lists the runs below some folders, finished or not, with what each has come to. No torch."""
+"""Lists the runs below some folders, finished or not, with their states and results. No torch."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ from unimol_scale.scaling.runs.run_records import LOSS, settings_of
 
 @dataclass(frozen=True, kw_only=True)
 class ListedRun:
-    """What a run has come to; None for what is not known.
+    """State and results of a run; None stands for unknown values.
 
     Attributes:
-        folder: of the run.
+        folder: folder of the run.
         state: "finished", "at step N of M", "diverged", or why it cannot be read.
         size: name of its preset.
-        objective: that it learns.
-        steps: that were done.
-        molecules: seen in training.
-        loss: the last one of validation.
-        seconds: of training.
+        objective: name of its objective.
+        steps: steps done.
+        molecules: molecules seen in training.
+        loss: last validation loss.
+        seconds: time of training.
     """
 
     folder: Path

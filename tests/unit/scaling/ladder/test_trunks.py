@@ -84,7 +84,7 @@ def test_a_larger_budget_makes_the_trunk_longer_and_leaves_finished_branches(pla
     assert climb() == 0
     assert len(calls(place)) == 6
     change(place, overrides={"train": {"learning_rate": 0.002}})
-    with pytest.raises(RunError, match=rf"{TRUNK} holds a run of other settings.*\n  train\.learning_rate"):
+    with pytest.raises(RunError, match=rf"{TRUNK} holds a run with other settings.*\n  train\.learning_rate"):
         ladder_estimate.estimate_runs(ladder.read_ladder(Path("ladder.yaml")), rungs(place), None)  # type: ignore[arg-type]
 
 
@@ -116,7 +116,7 @@ def test_branches_are_read_and_trunks_left_out_by_name_unless_asked_for(place: P
         ({"overrides": {"train": {"keep_steps": [5]}}}, r"train\.keep_steps is set by the ladder itself"),
         ({"overrides": {"branch_from": "runs/a"}}, "branch_from is set by the ladder itself"),
         ({"overrides": {"train": {"decay_fraction": 1}}}, "must be between 0 and 1, got 1"),
-        ({"warmup": 0.9}, "50 steps, begins to decay after step 40, before its warm-up of 45 steps is over"),
+        ({"warmup": 0.9}, "50 steps, starts to decay after step 40, before its warm-up of 45 steps is over"),
         ({"schedule": "linear"}, "schedule: .*'linear'"),
     ],
 )
@@ -160,5 +160,5 @@ def test_slurm_starts_branches_only_after_their_trunks(
         assert main(["ladder", "ladder.yaml", "--only", name]) == 0
     assert main(["ladder", "ladder.yaml", "--slurm", "--submit"]) == 0
     assert (place / "submitted.txt").read_text().splitlines()[2:] == ["runs/try.slurm.sh"]
-    with pytest.raises(RunError, match="does not say which job"):
+    with pytest.raises(RunError, match="did not report the job number"):
         slurm._job_number("submitted")
