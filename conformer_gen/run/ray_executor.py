@@ -57,8 +57,14 @@ def on_ray(config: BuildConfig) -> Iterator["RayExecutor"]:
                 **common,
             )
     except Exception as error:  # Ray raises the bare class when a node is too slow to start
-        where = f" at {address}" if address else ""
-        raise StoreError(f"Ray does not start{where}: {error}") from error
+        if address:
+            # Ray does not say in this error that a token was missing.
+            raise StoreError(
+                f"Ray cannot be reached at {address}: {error}. See whether `ray status --address {address}` works in this "
+                "shell. If it ends with AuthenticationError, the cluster asks for a token: set RAY_AUTH_MODE=token, and "
+                "use the token with which the cluster was started (docs/how-to/ray-cluster.md, Start)"
+            ) from error
+        raise StoreError(f"Ray does not start: {error}") from error
     try:
         yield RayExecutor(config)
     except ray.exceptions.OutOfDiskError as error:

@@ -30,7 +30,7 @@ def test_a_cluster_is_sent_both_packages_whole(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(ray_executor.ray, "init", init)
     with (
-        pytest.raises(StoreError, match="no cluster is there"),
+        pytest.raises(StoreError, match=r"at 10\.0\.0\.1:6379: no cluster is there\. .* RAY_AUTH_MODE=token"),
         ray_executor.on_ray(config_of(tmp_path, ray_address="10.0.0.1:6379")),
     ):
         pass
