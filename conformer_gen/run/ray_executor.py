@@ -61,8 +61,9 @@ def on_ray(config: BuildConfig) -> Iterator["RayExecutor"]:
             # Ray does not say in this error that a token was missing.
             raise StoreError(
                 f"Ray cannot be reached at {address}: {error}. See whether `ray status --address {address}` works in "
-                "this shell. If it ends with AuthenticationError, the cluster asks for a token: set RAY_AUTH_MODE=token "
-                "and use the token with which the cluster was started (docs/how-to/ray-cluster.md, Start)"
+                "this shell. If it ends with AuthenticationError, the cluster asks for a token: set "
+                "RAY_AUTH_MODE=token and use the token with which the cluster was started "
+                "(docs/how-to/ray-cluster.md, Start)"
             ) from error
         raise StoreError(f"Ray does not start: {error}") from error
     try:
