@@ -147,14 +147,15 @@ def test_slurm_starts_branches_only_after_their_trunks(
     monkeypatch.setenv("PATH", f"{place}:/usr/bin:/bin")
     assert main(["ladder", "ladder.yaml", "--slurm"]) == 0
     out = capsys.readouterr().out
-    assert "next: sbatch runs/try-trunks.slurm.sh\nnext: sbatch --dependency=afterok:TRUNKS" in out
+    assert "next: sbatch runs/try.trunks.slurm.sh\nnext: sbatch --dependency=afterok:TRUNKS" in out
     assert main(["ladder", "ladder.yaml", "--slurm", "--submit"]) == 0
     submitted = (place / "submitted.txt").read_text().splitlines()
     assert submitted == [
-        "runs/try-trunks.slurm.sh", "--dependency=afterok:71 --kill-on-invalid-dep=yes runs/try.slurm.sh",
+        "runs/try.trunks.slurm.sh", "--dependency=afterok:71 --kill-on-invalid-dep=yes runs/try.slurm.sh",
     ]  # fmt: skip
-    trunks, branches = ((place / "runs" / f"try{part}.slurm.sh").read_text() for part in ("-trunks", ""))
+    trunks, branches = ((place / "runs" / f"try{part}.slurm.sh").read_text() for part in (".trunks", ""))
     assert (TRUNK in trunks, TRUNK in branches) == (True, False)
+    assert not list((place / "runs").glob("try-*.sh"))  # `fit-scaling-law runs/try-*` must find runs alone
     assert ("--array=0-1" in trunks, "--array=0-5" in branches) == (True, True)
     for name in (TRUNK, "try-0.1M-trunk-seed1"):
         assert main(["ladder", "ladder.yaml", "--only", name]) == 0
