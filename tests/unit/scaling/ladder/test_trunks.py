@@ -12,7 +12,7 @@ from tests.helpers.pretend_training import calls, make_place
 from unimol_scale.cli.main import main
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.scaling.ladder import ladder, ladder_estimate, slurm
-from unimol_scale.scaling.runs.read_runs import read_runs
+from unimol_scale.scaling.runs.read_runs import _without_trunks, read_runs
 
 TRUNK = "try-0.1M-trunk-seed0"
 SBATCH = """#!/bin/bash
@@ -137,6 +137,15 @@ def test_the_plan_says_what_sharing_saves(place: Path) -> None:
     assert f"sharing saves {1 - 230 / 350:.0%} of the compute" in line
     whole = [run for run in planned if not run.rung.is_trunk]
     assert "sharing" not in ladder_estimate.total_line(whole)
+
+
+def test_of_many_trunks_a_note_names_three() -> None:
+    records = [
+        SimpleNamespace(source=f"runs/t{number}", is_trunk=True, trunk=None, decays=False) for number in range(5)
+    ]
+    kept, (note,) = _without_trunks(records)
+    assert kept == []
+    assert "left out: runs/t0, runs/t1, runs/t2 and 2 more. Their" in note
 
 
 def test_slurm_starts_branches_only_after_their_trunks(
