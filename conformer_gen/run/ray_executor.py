@@ -8,6 +8,7 @@ import functools
 import inspect
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from unimol_scale.errors import StoreError
 
 OBJECT_STORE_BYTES = 100 * 2**20  # for arguments of the running tasks; results go to files
 RAY_FILES = "for its own files in RAY_TMPDIR, or in /tmp/ray by default"
+CONNECT_S = 10  # for the first answer of a cluster's head
 IN_FLIGHT_PER_CPU = 3  # enough that no worker waits for the driver
 
 
@@ -43,6 +45,8 @@ def on_ray(config: BuildConfig) -> Iterator["RayExecutor"]:
     """
     for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "RAY_enable_metrics_collection"):
         os.environ.setdefault(name, "0")
+    if config.ray_address:
+        _check_port(config.ray_address)
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = config.ray_address
     try:
@@ -56,9 +60,16 @@ def on_ray(config: BuildConfig) -> Iterator["RayExecutor"]:
                 object_store_memory=OBJECT_STORE_BYTES,
                 **common,
             )
-    except Exception as error:  # Ray raises a bare Exception when a node is too slow to start
-        where = f" at {address}" if address else ""
-        raise StoreError(f"Ray does not start{where}: {error}") from error
+    except Exception as error:  # Ray raises the bare class when a node is too slow to start
+        if address:
+            # Ray does not say in this error that a token was missing.
+            raise StoreError(
+                f"Ray cannot be reached at {address}: {error}. See whether `ray status --address {address}` works in "
+                "this shell. If it ends with AuthenticationError, the cluster asks for a token: set "
+                "RAY_AUTH_MODE=token and use the token with which the cluster was started "
+                "(docs/how-to/ray-cluster.md, Start)"
+            ) from error
+        raise StoreError(f"Ray does not start: {error}") from error
     try:
         yield RayExecutor(config)
     except ray.exceptions.OutOfDiskError as error:
@@ -67,6 +78,24 @@ def on_ray(config: BuildConfig) -> Iterator["RayExecutor"]:
         ) from error
     finally:
         ray.shutdown()
+
+
+def _check_port(address: str) -> None:
+    """Refuse HOST:PORT where nothing listens: Ray itself tries for more than nine minutes. Ray judges other addresses.
+
+    Raises:
+        StoreError: nothing answers there.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except OSError as error:
+        raise StoreError(
+            f"--ray-address {address}: nothing answers there ({error.strerror or error}). Give HOST:PORT as "
+            "`ray start --head` prints it, or `auto` on a node of the cluster"
+        ) from error
 
 
 def _packages() -> list[str]:

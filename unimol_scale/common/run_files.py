@@ -8,6 +8,7 @@ SKIPPED_NAME = "skipped.jsonl"
 CURVE_NAME = "curve.png"
 TENSORBOARD = "tensorboard"
 CHECKPOINTS = "checkpoints"
+LATEST = "latest"  # among the checkpoints: a file with the name of the newest
 MODEL_FOLDER = "model"  # of a finished run
 MODEL_CARD_NAME = "README.md"  # of a model that was made ready for others
 FINETUNED_NAME = "finetuned.json"  # of a fine-tuned model, whose folder is not a run's

@@ -56,7 +56,10 @@ class LocalShards:
         size = file.stat().st_size if file.is_file() else None
         if size != entry.bytes:
             found = "is missing" if size is None else f"has {size} bytes instead of {entry.bytes}"
-            raise StoreError(f"shard {file} {found}; rebuild the store (unimol-scale store verify checks the rest)")
+            raise StoreError(
+                f"shard {file} {found}; copy this file again, or rebuild the store "
+                f"(unimol-scale store verify {self._path} checks the others)"
+            )
         return contextlib.nullcontext(file)
 
     def prefetch(self, entries: Sequence[ShardEntry]) -> None:

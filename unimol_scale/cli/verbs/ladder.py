@@ -38,6 +38,12 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         "--device", metavar="NAME", help="with --dry-run: such as a100 or h100 (default: the one of this machine)"
     )
     verb.add_argument(
+        "--atoms",
+        type=int,
+        metavar="N",
+        help="with --dry-run, without a store: molecules of N atoms, such as 25",
+    )
+    verb.add_argument(
         "--only", action="append", default=[], metavar="RUN", help="this run of the ladder alone; may be repeated"
     )
     verb.add_argument(
@@ -95,13 +101,7 @@ def _run(arguments: argparse.Namespace) -> int:
         if arguments.slurm or arguments.submit or arguments.only or arguments.dry_run:
             raise ConfigError("--next writes a ladder file; give that file the other options")
         return _write_next(arguments)
-    if arguments.device is not None and not arguments.dry_run:
-        raise ConfigError("--device belongs to --dry-run; the runs take what the machine has")
-    if arguments.submit and not arguments.slurm:
-        raise ConfigError("--submit belongs to --slurm")
-    for name, where in OF_NEXT.items():
-        if getattr(arguments, name) is not None:
-            raise ConfigError(f"--{name.replace('_', '-')} belongs to --next; {where}")
+    _check_options_of_a_file(arguments)
     from unimol_scale.scaling.ladder.ladder import plan, read_ladder
     from unimol_scale.scaling.ladder.ladder_rates import rate_lines
 
@@ -116,10 +116,23 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         from unimol_scale.engine.planning.run_estimates import RunEstimates
 
-        return _print_plan(config, rungs, RunEstimates(arguments.device))
+        return _print_plan(config, rungs, RunEstimates(arguments.device, arguments.atoms))
     if arguments.slurm:
         return _write_slurm(config, arguments.config, rungs, submitting=arguments.submit)
     return _launch(config, arguments.config, rungs)
+
+
+def _check_options_of_a_file(arguments: argparse.Namespace) -> None:
+    """Refuse options that a ladder file cannot have, or that belong to another one."""
+    if arguments.device is not None and not arguments.dry_run:
+        raise ConfigError("--device belongs to --dry-run; the runs take what the machine has")
+    if arguments.atoms is not None and not arguments.dry_run:
+        raise ConfigError("--atoms belongs to --dry-run; the runs read the store of the ladder's file")
+    if arguments.submit and not arguments.slurm:
+        raise ConfigError("--submit belongs to --slurm")
+    for name, where in OF_NEXT.items():
+        if getattr(arguments, name) is not None:
+            raise ConfigError(f"--{name.replace('_', '-')} belongs to --next; {where}")
 
 
 def _count(size: str, settings: Mapping[str, Any]) -> "ObjectiveCount":

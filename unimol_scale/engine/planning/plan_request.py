@@ -9,7 +9,7 @@ from unimol_scale.config import Origin
 from unimol_scale.engine.objective_setup import with_teacher_named
 from unimol_scale.engine.planning.accelerators import named_target, parse_bytes, target_here, with_given
 from unimol_scale.engine.planning.plan import Plan
-from unimol_scale.engine.planning.plan_text import plan_of
+from unimol_scale.engine.planning.plan_text import NO_STORE, plan_of
 from unimol_scale.engine.run.run_config import PretrainConfig, resolve
 from unimol_scale.errors import ConfigError, StoreError
 
@@ -62,7 +62,7 @@ def plan_for(request: PlanRequest, size: str, chosen: Mapping[str, Any], origin:
     if request.atoms is not None:
         if "data.path" in origin.given:
             raise ConfigError("give either --data, to use the molecules of a store, or --atoms, to assume a size")
-        chosen = merge(chosen, {"data": {"path": "(none)"}})
+        chosen = merge(chosen, {"data": {"path": NO_STORE}})
     try:
         config = with_teacher_named(resolve(size, chosen, origin))
     except StoreError as error:

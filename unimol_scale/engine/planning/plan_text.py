@@ -51,6 +51,9 @@ def describe(config: PretrainConfig, world_size: int) -> str:
     return render(plan_of(config, world_size, target_here(config.train.precision)), config)
 
 
+NO_STORE = "(none)"  # data.path of a run whose molecules are assumed
+
+
 def plan_of(config: PretrainConfig, world_size: int, target: Target, atoms: int | None = None) -> Plan:
     """Return the plan of a run on given devices.
 

@@ -237,7 +237,7 @@ def fitting_max_pairs(
         margin: fraction of the device to keep free.
 
     Returns:
-        The value, to two digits; None: not even one molecule fits.
+        The value, to two digits, or the whole batch; None: not even one molecule fits.
     """
     # Any micro-batch will do here, since the other memory does not depend on it.
     one = MicroBatchShape(molecules=1, num_atoms=max(histogram))
@@ -254,11 +254,13 @@ def fitting_max_pairs(
 
     if not fits(least):
         return None
-    # A micro-batch never holds more than the whole batch.
-    low, high = least, least * config.train.global_batch_size
+    whole = least * config.train.global_batch_size  # a micro-batch never holds more
+    low, high = least, whole
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    if low == whole:
+        return whole  # rounded down, it would cut the batch in two
     digit = int("1" + "0" * max(0, len(str(low)) - 2))
     return max(least, low // digit * digit)
 

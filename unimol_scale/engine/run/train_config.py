@@ -117,7 +117,7 @@ class TrainConfig:
         if not 0 <= self.warmup_steps <= self.steps:
             raise ConfigError(
                 f"train.warmup_steps {self.warmup_steps} must be between 0 and train.steps {self.steps}; "
-                "a short run needs a short warm-up"
+                f"a short run needs a short warm-up, such as train.warmup_steps={self.steps // 10}"
             )
         self._check_decay()
         self._check_choices()

@@ -105,7 +105,8 @@ def total_line(planned: Sequence[PlannedRun]) -> str:
         )
     lines += _sharing(planned)
     if unknown:
-        lines.append(f"time and disk of {len(unknown)} of {len(planned)} runs are unknown: {unknown[0]}")
+        hint = "; without a store, --atoms 25 assumes molecules of that size" if "no store" in unknown[0] else ""
+        lines.append(f"time and disk of {len(unknown)} of {len(planned)} runs are unknown: {unknown[0]}{hint}")
     return "\n".join(lines) or f"all runs are finished; they take up to {byte_size(disk)} of disk"
 
 

@@ -104,10 +104,10 @@ def write_scripts(config: LadderConfig, ladder_file: Path, rungs: Sequence[Rung]
     trunks, others = [rung for rung in rungs if rung.is_trunk], [rung for rung in rungs if not rung.is_trunk]
     arrays = []
     if trunks:
-        arrays.append(_write_script(config, ladder_file, trunks, f"{config.name}-trunks", "trunks", waits=False))
+        arrays.append(_write_script(config, ladder_file, trunks, "trunks", waits=False))
     if others:
         kind = "branches" if others[0].trunk else "runs"
-        arrays.append(_write_script(config, ladder_file, others, config.name, kind, waits=bool(trunks)))
+        arrays.append(_write_script(config, ladder_file, others, kind, waits=bool(trunks)))
     return arrays
 
 
@@ -124,10 +124,12 @@ def after(job: str) -> list[str]:
 
 
 def _write_script(
-    config: LadderConfig, ladder_file: Path, rungs: Sequence[Rung], name: str, kind: str, *, waits: bool
+    config: LadderConfig, ladder_file: Path, rungs: Sequence[Rung], kind: str, *, waits: bool
 ) -> JobArray:
     logs = (config.output / "logs").resolve()
-    array = JobArray(script=config.output / f"{name}.slurm.sh", runs=len(rungs), waits=waits)
+    # NAME-* names the runs alone, as in `fit-scaling-law runs/NAME-*`, so a script's name has a dot after NAME.
+    name, stem = (f"{config.name}{mark}trunks" if kind == "trunks" else config.name for mark in "-.")
+    array = JobArray(script=config.output / f"{stem}.slurm.sh", runs=len(rungs), waits=waits)
     command = [sys.executable, "-m", "unimol_scale.cli", "ladder", str(ladder_file.resolve())]
     text = SCRIPT.format(
         config=shlex.quote(str(ladder_file)),

@@ -13,6 +13,7 @@ from unimol_scale.scaling.runs.run_records import RUN_FILES, RunRecord, check_co
 from unimol_scale.scaling.runs.runs_table import is_runs_table, read_runs_table
 
 Content = TypeVar("Content")
+_MOST_NAMED = 3  # trunks in a note
 
 
 def read_runs(
@@ -112,8 +113,10 @@ def _without_trunks(records: Sequence[RunRecord]) -> tuple[list[RunRecord], list
     trunks = [record.source for record in records if is_trunk(record)]
     if not trunks:
         return list(records), []
+    named_trunks = ", ".join(trunks[:_MOST_NAMED])
+    others = f" and {len(trunks) - _MOST_NAMED} more" if len(trunks) > _MOST_NAMED else ""
     note = (
-        f"trunks are left out: {', '.join(trunks)}. Their learning rate does not decay, so their losses are above "
+        f"trunks are left out: {named_trunks}{others}. Their learning rate does not decay, so their losses are above "
         "those of finished runs and do not follow the law; their branches count (--trunks includes them)"
     )
     return [record for record in records if not is_trunk(record)], [note]

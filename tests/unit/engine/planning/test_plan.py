@@ -209,6 +209,13 @@ def test_the_budget_is_chosen_from_the_memory_of_a_gpu_and_a_set_one_is_kept():
     assert any(f"data.max_pairs={plan.fit.max_pairs}, or leave it out" in text for text in advice_on(plan))
 
 
+def test_a_batch_that_fits_as_a_whole_is_not_cut_by_rounding():
+    plan = plan_of(*run_of(size="0.2M", stage=1, max_pairs=None, global_batch_size=1024), 1)
+    assert plan.max_pairs == plan.fit.max_pairs == 31**2 * 1024
+    assert plan.steps.micro_batches == 1
+    assert "more memory" not in " ".join(advice_on(plan))
+
+
 def test_a_budget_is_chosen_once_and_then_kept(tmp_path):
     config, objective = run_of(size="84M", max_pairs=None)
     here = {"objective": objective, "histogram": HISTOGRAM, "world_size": 8}
