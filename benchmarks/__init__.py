@@ -1,1 +1,1 @@
-"""The commands behind every measured number: ``python -m benchmarks.<floor>.<name>``, from the repository's root."""
+"""The commands that produced every measured number: ``python -m benchmarks.<folder>.<name>`` in the repository."""

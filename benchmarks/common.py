@@ -1,4 +1,4 @@
-"""What every benchmark needs: its parser, where results are, what it ran on, and where its text goes."""
+"""What every benchmark needs: its parser, a description of the processor, and the output of its report."""
 
 import argparse
 import os
@@ -16,7 +16,7 @@ def module_parser(command: str, description: str) -> argparse.ArgumentParser:
     """Return an empty parser of a module of this package.
 
     Args:
-        command: that starts the module, such as ``python -m benchmarks.build.faults``.
+        command: the command that starts the module, such as ``python -m benchmarks.build.faults``.
         description: the module's docstring.
     """
     formatter = argparse.RawDescriptionHelpFormatter

@@ -1,4 +1,4 @@
-"""Molecules in, conformer store out: RDKit on Ray. Imports no torch; shares only the store with the trainer."""
+"""Turns molecules into a conformer store with RDKit on Ray. Imports no torch; shares only the store with training."""
 
 import logging
 

@@ -14,7 +14,7 @@ from unimol_scale.common.trees import flatten
 from unimol_scale.errors import ConfigError
 from unimol_scale.store.manifest import Backend
 
-# Flag of the command, with underscores, and argument of a call → the key that it is short for.
+# Command-line flag (with underscores) or argument of a call → the configuration key that it abbreviates.
 SHORT_NAMES = {
     "source": "source.name",
     "input": "source.input",
@@ -31,7 +31,7 @@ SHORT_NAMES = {
     "ray_address": "ray_address",
 }
 LARGEST_SEED = 2**63 - 1
-SMALLEST_TASK_MEMORY = 100  # MiB: the libraries alone touch some tens in a task
+SMALLEST_TASK_MEMORY = 100  # MiB; the libraries alone need some tens in a task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,20 +39,22 @@ class BuildConfig:
     """A whole build.
 
     Attributes:
-        source: where molecules come from, if from one source.
-        sources: instead of it several, each a group of the keys of ``source``. Their molecules are one set: one that
-            several have is stored as the first of them in this list has it, and sampling and split see all.
-        curate: which are kept and how they are split.
-        conformers: how they get coordinates.
-        output: the store's directory; None means data/<source>, of several data/<source>-<source>.
+        source: where molecules come from, for a single source.
+        sources: several sources instead, each a group with the keys of ``source``. Their molecules form one set: a
+            molecule that several sources have is taken from the first of them in this list, and sampling and split
+            apply to all.
+        curate: which molecules are kept and how they are split.
+        conformers: how coordinates are made.
+        output: directory of the store; None means data/<source>, or data/<source>-<source> for several.
         backend: file format of the shards.
-        seed: of conformers and split.
-        workers: processes of a local Ray; None means the cores this process may use.
-        ray_address: of a running Ray cluster to use instead of a local one.
-        task_size: rows of the source in one task.
-        shard_rows: molecules in one shard.
-        limit_s: seconds after which a worker that is still at one molecule is killed.
-        task_memory: MiB that a task may allocate; what needs more is stopped and searched for the molecule at fault.
+        seed: seed of conformers and split.
+        workers: processes of a local Ray; None means one per core that this process may use.
+        ray_address: address of a running Ray cluster to use instead of a local one.
+        task_size: rows of the source per task.
+        shard_rows: molecules per shard.
+        limit_s: seconds that a worker may spend on one molecule before it is killed.
+        task_memory: MiB that a task may allocate. A task that needs more is stopped, and the molecule that caused it is
+            searched for.
     """
 
     FORMER_NAMES: ClassVar[Mapping[str, str]] = {"embed": "conformers", "embed.conformers": "conformers.count"}
@@ -73,7 +75,7 @@ class BuildConfig:
 
     def __post_init__(self) -> None:
         if (self.source is None) == (not self.sources):
-            raise ConfigError("a build needs source, such as source.name=sample, or a list of sources; and not both")
+            raise ConfigError("a build needs either source, such as source.name=sample, or a list of sources, not both")
         if not 0 <= self.seed <= LARGEST_SEED:
             raise ConfigError(f"seed must be 0 to 2^63 - 1, got {self.seed}")
         if self.workers is not None and self.workers < 1:
@@ -90,7 +92,8 @@ class BuildConfig:
             names = " and ".join(repr(source.name) for source in self.each_source)
             keep = "source {} keeps the geometry of its" if self.source else "sources {} keep the geometry of their"
             raise ConfigError(
-                f"the {keep.format(names)} files: no --conformers; conformers.from_file=K keeps the K lowest of theirs"
+                f"the {keep.format(names)} files, so --conformers does not apply; conformers.from_file=K keeps the K "
+                "lowest of theirs"
             )
         joint_label_units(self.each_source)
 
@@ -101,12 +104,12 @@ class BuildConfig:
 
     @property
     def directory(self) -> Path:
-        """Where the store goes."""
+        """Directory of the store."""
         return self.output or Path("data") / "-".join(source_tags(self.each_source))
 
     @property
     def num_workers(self) -> int:
-        """Worker processes of a local Ray."""
+        """Number of worker processes of a local Ray."""
         return self.workers or usable_cores()
 
     @property
@@ -116,7 +119,7 @@ class BuildConfig:
 
 
 def read_build_config(tree: Mapping[str, Any], origin: strict.Origin) -> BuildConfig:
-    """Return the build that settings describe.
+    """Return the build configuration that the settings describe.
 
     Raises:
         ConfigError: a setting is unknown or wrong.
@@ -124,7 +127,7 @@ def read_build_config(tree: Mapping[str, Any], origin: strict.Origin) -> BuildCo
     if tree.get("sources") and "source" in tree:
         keys = ", ".join(flatten({"source": tree["source"]})) or "source"
         raise ConfigError(
-            f"{origin.describe('source')}: {keys} is for a build from one source, and here are several; say it in the "
-            "entry of sources that it is meant for"
+            f"{origin.describe('source')}: {keys} is for a build from one source, but this one has several; move it "
+            "to the entry of sources that it is meant for"
         )
     return strict.build(BuildConfig, tree, origin)

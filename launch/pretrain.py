@@ -1,6 +1,6 @@
-"""Pretrain: ``deepspeed launch/pretrain.py --size 1.1B``. Also runs under ``torchrun`` and plain ``python``.
+"""Pretrain a model: ``deepspeed launch/pretrain.py --size 1.1B``. Also works with ``torchrun`` and plain ``python``.
 
-The same as ``unimol-scale pretrain``.
+Does the same as ``unimol-scale pretrain``.
 """
 
 import sys

@@ -4,7 +4,7 @@
 
     store = us.build_store("sample")                        # molecules → conformers; us.open_store reads one
     run = us.pretrain("0.2M", data=store, settings={"train.steps": 100, "train.warmup_steps": 10})
-    law = us.fit_scaling_law("runs/")                       # of several sizes: what larger models would reach
+    law = us.fit_scaling_law("runs/")                       # fitted to runs of several sizes; predicts larger models
     model = us.from_pretrained(run)                         # model.embed(["CCO"])
     fitted = us.finetune(run, "solubility.csv", target="logS")
     found = us.predict(fitted, ["CCO", "c1ccccc1O"])
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-# Public name → the module that has it, as imported above.
+# Public name → the module that provides it, as imported above.
 _HOMES = {
     name: module
     for module, names in {
@@ -118,7 +118,7 @@ __all__ = [  # noqa: RUF022 - in the order of work
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
-if not TYPE_CHECKING:  # for which any name would be there
+if not TYPE_CHECKING:  # otherwise type checkers would accept any name
 
     def __getattr__(name: str) -> Any:  # noqa: ANN401
         if name == "__version__":
@@ -133,7 +133,7 @@ def __dir__() -> list[str]:
 
 
 def _version() -> str:
-    """Return the version that pyproject.toml gives, as it was installed."""
+    """Return the installed version, as given in pyproject.toml."""
     from importlib import metadata
 
     try:

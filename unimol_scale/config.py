@@ -32,15 +32,15 @@ class Origin:
     """Where the values of a tree came from, so that an error can point at the line.
 
     Attributes:
-        name: file name or another word for the source, such as "command line".
+        name: file name, or another word for the source, such as "command line".
         lines: dotted path of a key → its line in that file, from 1.
-        files: dotted path of a key → the file of that line, where several were read and it is not the first.
+        files: dotted path of a key → the file with that line, if several files were read and it is not the first.
         given: dotted paths of keys that were given on the command line instead.
         given_by: what gave them, for messages: the command line, or a call.
-        keys: dotted paths of all keys of the whole configuration, from which one is suggested for an unknown one.
-        arguments: of a call: names of its arguments, which are suggested too.
-        recorded: whether a program of this project wrote it: an unknown key is then one of a newer version, and an
-            absent one means what it meant then.
+        keys: dotted paths of all keys of the whole configuration, to suggest one for an unknown key.
+        arguments: for a call: names of its arguments, which are suggested too.
+        recorded: whether a program of this project wrote it. An unknown key then comes from a newer version, and an
+            absent key means what it meant at the time.
     """
 
     name: str
@@ -53,16 +53,16 @@ class Origin:
     recorded: bool = False
 
     def with_given(self, change: Mapping[str, Any]) -> "Origin":
-        """Return the origin of a tree over which what the command line gives is laid."""
+        """Return the origin of a tree after command-line settings were laid over it."""
         return dataclasses.replace(self, given=self.given | set(flatten(change)))
 
     def describe(self, path: str) -> str:
-        """Return "file:line: path", as exact as it is known."""
+        """Return "file:line: path", as precisely as it is known."""
         place = " and ".join(self.places(path)) or self.name
         return f"{place}: {path}" if path else place
 
     def places(self, path: str) -> list[str]:
-        """Return where a key, or an item of a list, or the keys of a group were given; [] for a default."""
+        """Return where a key, an item of a list, or the keys of a group were given; [] for a default."""
         key = path.partition("[")[0]
         if key in self.given:
             return [self.given_by]
@@ -71,11 +71,11 @@ class Origin:
         return ([f"{self.files.get(key, self.name)}:{line}"] if line else []) + ([self.given_by] if inside else [])
 
     def describe_refusal(self, message: str, path: str) -> str:
-        """Return where the settings were given that a message about the group ``path`` names."""
+        """Return where the settings named in ``message``, which is about the group ``path``, were given."""
         prefix = f"{path}." if path else ""
         keys = [key for key in dict.fromkeys(_DOTTED.findall(message)) if prefix and key.startswith(prefix)]
         if not prefix:
-            keys = _DOTTED.findall(message)[:1]  # a bare word further on may be a word like any other
+            keys = _DOTTED.findall(message)[:1]  # later bare words may be ordinary words
         keys = [key for key in keys if not any(key.startswith(f"{other}.") for other in keys)]
         found = {key: " and ".join(places) for key in keys if (places := self.places(key))}
         if not found:
@@ -92,7 +92,7 @@ def read_yaml(path: Path) -> tuple[Tree, Origin]:
         ConfigError: the file is missing, is not YAML, or is not a mapping.
     """
     if not path.is_file():
-        raise ConfigError(f"configuration file {path} does not exist; configs/ of the repository has complete ones")
+        raise ConfigError(f"configuration file {path} does not exist; the repository has complete ones under configs/")
     try:
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -121,7 +121,7 @@ def parse_overrides(assignments: Sequence[str]) -> Tree:
     """Turn ``["train.lr=1e-3", "model.layers=4"]`` into a nested tree; values are read as YAML scalars.
 
     Raises:
-        ConfigError: an assignment has no ``=`` or spaces beside it, or its value is not YAML.
+        ConfigError: an assignment has no ``=`` or has spaces beside it, or its value is not valid YAML.
     """
     _check_spelling(assignments)
     tree: Tree = {}
@@ -148,13 +148,13 @@ def read_settings(
     *,
     given_by: str = COMMAND_LINE,
 ) -> tuple[Tree, Origin]:
-    """Lay what a command line gives over files, later ones winning: the files, the flags, ``key=value``.
+    """Combine files, flags and ``key=value`` assignments; later ones override earlier ones, in this order.
 
     Args:
-        file: YAML, or several, which are laid over one another; None: there is none.
-        given: tree of what was given by flags of their own.
+        file: a YAML file, or several that override one another in order; None: no file.
+        given: tree of the settings given by flags of their own.
         assignments: ``train.steps=100`` and the like.
-        given_by: what gives them, for messages.
+        given_by: what gives the flags and assignments, for messages.
 
     Returns:
         The settings, and where each came from.
@@ -177,7 +177,7 @@ def read_settings(
 
 
 def _check_spelling(words: Sequence[str]) -> None:
-    """Check that every word is key=value, without a space beside the "="."""
+    """Check that every word has the form key=value, without spaces beside the "="."""
     for place, word in enumerate(words):
         key, equals, text = word.partition("=")
         follows = words[place + 1] if place + 1 < len(words) else "="
@@ -193,19 +193,19 @@ def _check_spelling(words: Sequence[str]) -> None:
 
 
 def keys_of(config_type: type[Any], path: str = "") -> list[str]:
-    """Return the dotted paths of all keys of a dataclass and of those inside it, in order; groups are left out."""
+    """Return the dotted paths of all keys of a dataclass and of those nested in it, in order, without groups."""
     hints = typing.get_type_hints(config_type)
     keys: list[str] = []
     for field in dataclasses.fields(config_type):
         hint, key = hints[field.name], f"{path}.{field.name}".removeprefix(".")
         group = group_of(hint)
-        # A group that may be absent is a value of its own then.
+        # An optional group counts as a value of its own.
         keys += [key] * (group is not hint) + (keys_of(group, key) if group else [])
     return keys
 
 
 def defaults_of(config_type: type[Any], path: str = "") -> Flat:
-    """Return the defaults of today: dotted key → value, as trees hold it; keys without one are left out."""
+    """Return today's defaults: dotted key → value, as in trees; keys without a default are left out."""
     hints = typing.get_type_hints(config_type)
     defaults: Flat = {}
     for field in dataclasses.fields(config_type):
@@ -223,7 +223,7 @@ def defaults_of(config_type: type[Any], path: str = "") -> Flat:
 
 
 def recorded_defaults_of(config_type: type[Any], path: str = "") -> Flat:
-    """Return what the absence of a key means in a file that a program of this project wrote; see ``defaults_of``."""
+    """Return what an absent key means in a file that a program of this project wrote; see ``defaults_of``."""
     return {**defaults_of(config_type, path), **former_defaults(config_type, path)}
 
 
@@ -234,12 +234,12 @@ def build(config_type: type[ConfigT], tree: Mapping[str, Any], origin: Origin, p
         config_type: a frozen dataclass; fields may be bool, int, float, str, Path, Literal, Optional, tuples and
             mappings of those, and further dataclasses.
         tree: keys → values.
-        origin: named in errors.
+        origin: where the tree came from, for messages.
         path: dotted path of this dataclass inside the whole configuration.
 
     Raises:
         ConfigError: an unknown or missing key, a wrong type, or a value that the dataclass refuses.
-        NewerFileError: an unknown key in a file that is ``recorded``.
+        NewerFileError: there is an unknown key in a file that is ``recorded``.
     """
     tree, origin = _with_present_names(config_type, tree, origin, path)
     if origin.recorded:
@@ -277,10 +277,10 @@ def build(config_type: type[ConfigT], tree: Mapping[str, Any], origin: Origin, p
 def _with_present_names(
     config_type: type[Any], tree: Mapping[str, Any], origin: Origin, path: str
 ) -> tuple[Mapping[str, Any], Origin]:
-    """Return tree and origin with the present name of every setting that has its former one, and tell the user.
+    """Return tree and origin with every former setting name replaced by its present one, and warn the user.
 
     Raises:
-        ConfigError: a setting is given under both names, with different values.
+        ConfigError: a setting is given under both names with different values.
     """
     if not former_names(config_type):
         return tree, origin
@@ -297,10 +297,10 @@ def _with_present_names(
         old_given, new_given = old_path in given, new_path in given
         if new in values and old_given == new_given and value != other:
             raise ConfigError(
-                f"{origin.describe(old_path)} is the former name of {new_path}, and they have different values, "
-                f"{value!r} and {other!r}; give {new_path} alone"
+                f"{origin.describe(old_path)} is the former name of {new_path}, but the two have different values, "
+                f"{value!r} and {other!r}; give only {new_path}"
             )
-        if new in values and new_given:  # the command line is laid over the file, whichever name either has
+        if new in values and new_given:  # the command line overrides the file, whichever names they use
             continue
         tree = merge(tree, nested(new, value))
         if old_path in lines:
@@ -335,7 +335,8 @@ def _convert(value: Any, hint: Any, origin: Origin, path: str) -> Any:  # noqa: 
         if not isinstance(value, list | tuple):
             raise _type_error(value, f"a list, such as {path.rpartition('.')[2]}=[a, b]", origin, path)
         element = typing.get_args(hint)[0]
-        origin = dataclasses.replace(origin, keys=()) if group_of(element) else origin  # suggests keys of the entry
+        # Suggest only keys of this entry.
+        origin = dataclasses.replace(origin, keys=()) if group_of(element) else origin
         return tuple(_convert(item, element, origin, f"{path}[{i}]") for i, item in enumerate(value))
     if outer in (dict, Mapping) or outer is not None:
         if not isinstance(value, Mapping):
@@ -348,12 +349,12 @@ def _convert(value: Any, hint: Any, origin: Origin, path: str) -> Any:  # noqa: 
 def _convert_scalar(value: Any, hint: Any, origin: Origin, path: str) -> Any:  # noqa: ANN401
     if hint is Any:
         return value
-    if hint is str and type(value) is int:  # YAML reads a column or a name that is a number as one
+    if hint is str and type(value) is int:  # YAML reads a column name such as 12 as a number
         return str(value)
     if hint is Path and isinstance(value, str | Path):
         return Path(value)
     if hint is float and not isinstance(value, bool):
-        # YAML reads 1e-4 (no dot) as text: a trap of the format, not a mistake of the user.
+        # YAML reads 1e-4 (without a dot) as text, which is a flaw of the format and not a user's mistake.
         try:
             return float(value)
         except (TypeError, ValueError):
@@ -374,11 +375,11 @@ def _type_error(value: object, wanted: str, origin: Origin, path: str) -> Config
 
 
 def _yaml_truth(value: object) -> str:
-    """Return the explanation of a truth value where another was expected: words that YAML takes for one."""
+    """Return an explanation if an unexpected truth value comes from a word that YAML takes for one."""
     if not isinstance(value, bool):
         return ""
     words = "yes, on and true" if value else "no, off and false"
-    return f" (YAML reads the words {words} so; in quotes, as '\"on\"', they are text)"
+    return f" (YAML reads the words {words} as that value; in quotes, as '\"on\"', they are text)"
 
 
 def to_tree(config: Any) -> Any:  # noqa: ANN401
@@ -393,13 +394,13 @@ def to_tree(config: Any) -> Any:  # noqa: ANN401
 
 
 def identifying(config: Any, always: Collection[str]) -> Tree:  # noqa: ANN401
-    """Return a dataclass as ``to_tree`` does, for a hash: without the keys that were added later and are not used.
+    """Return a dataclass as ``to_tree`` does, for hashing: without unused keys that were added later.
 
-    What is hashed must stay the same when a version adds a key, or nothing made before would be recognised.
+    A hash must stay the same when a new version adds a key, or nothing made earlier would be recognised.
 
     Args:
         config: a dataclass.
-        always: keys that count whatever they are. Any other counts only where it is not what its absence means.
+        always: keys that always count. Any other key counts only if it differs from what its absence means.
     """
     tree, defaults = to_tree(config), recorded_defaults_of(type(config))
     kept = {key for key in tree if key in always or flatten({key: tree[key]}) != _under(defaults, key)}

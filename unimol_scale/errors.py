@@ -1,4 +1,4 @@
-"""The errors a user can meet: one root, one child for each thing that can be wrong. Imports nothing of the project.
+"""The errors a user can meet: one root, and one child for each kind of problem. Imports nothing of the project.
 
 A message says what was wrong, where, and what to do. Invariants that only a programming mistake can break are
 ``assert``, never one of these.
@@ -7,8 +7,8 @@ A message says what was wrong, where, and what to do. Invariants that only a pro
 import difflib
 from collections.abc import Iterable
 
-LIKELY = 0.7  # likeness of a key from which it is suggested
-ABBREVIATIONS = {"lr": "learning_rate"}  # that mean one key, although others have the same initials (lora_rank)
+LIKELY = 0.7  # minimum similarity of a key to be suggested
+ABBREVIATIONS = {"lr": "learning_rate"}  # unambiguous, although other keys have the same initials (lora_rank)
 
 
 class UnimolScaleError(Exception):
@@ -20,7 +20,7 @@ class ConfigError(UnimolScaleError):
 
 
 class NewerFileError(ConfigError):
-    """A file that a program of this project wrote has a key which only a newer version knows."""
+    """A file that a program of this project wrote has a key that only a newer version knows."""
 
 
 class SourceError(UnimolScaleError):
@@ -28,11 +28,11 @@ class SourceError(UnimolScaleError):
 
 
 class ConformerError(UnimolScaleError):
-    """A molecule, or a whole build, ended without a usable conformer."""
+    """A molecule, or a whole build, yielded no usable conformer."""
 
 
 class StoreError(UnimolScaleError):
-    """A conformer store is missing, unfinished or damaged, or an output directory holds something else."""
+    """A conformer store is missing, unfinished or damaged, or an output directory is not empty."""
 
 
 class CheckpointError(UnimolScaleError):
@@ -40,18 +40,18 @@ class CheckpointError(UnimolScaleError):
 
 
 class RunError(UnimolScaleError):
-    """A training run, or a set of runs to be compared, is unfit for what was asked of it."""
+    """A training run, or a set of runs to be compared, cannot be used for what was requested."""
 
 
 def version_problem(found: object, reads: int, name: str = "format_version") -> str:
-    """Return what is wrong with the format version that a file states and what to do; "" if nothing is.
+    """Return what is wrong with the format version that a file states, and what to do; "" if it is fine.
 
-    A version rises when readers of before would misread the file, not when a key is added that they can do without.
+    A version number rises when older programs would misread the file, not when a key is added that they can ignore.
 
     Args:
-        found: what the file states.
+        found: the version stated in the file.
         reads: the version that this program reads.
-        name: of the key in the file.
+        name: name of the key in the file.
     """
     if found == reads:
         return ""
@@ -62,16 +62,16 @@ def version_problem(found: object, reads: int, name: str = "format_version") -> 
         )
     return (
         f"{name} {found!r} is not {reads}, which this version of unimol-scale reads; use the version that wrote the "
-        "file, or write it anew with this one"
+        "file, or create it again with this one"
     )
 
 
 def nearest(name: object, valid: Iterable[str]) -> str:
-    """Return the tail of an error message that helps with an unknown name: the closest valid ones, then all of them.
+    """Return the end of an error message about an unknown name: the closest valid names, then all of them.
 
     Args:
-        name: what the user wrote.
-        valid: the names that would have been accepted.
+        name: the name that the user wrote.
+        valid: the valid names.
     """
     names = sorted(str(choice) for choice in valid)
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
@@ -80,18 +80,18 @@ def nearest(name: object, valid: Iterable[str]) -> str:
 
 
 def nearest_key(path: str, valid: Iterable[str], everywhere: Iterable[str]) -> str:
-    """Return the tail of an error message that helps with an unknown dotted key, whatever level it belongs to.
+    """Return the end of an error message about an unknown dotted key: the closest keys at any level.
 
     Args:
-        path: what the user wrote.
-        valid: the names that would have been accepted at its level.
+        path: the key that the user wrote.
+        valid: the valid names at its level.
         everywhere: the dotted paths of all keys.
     """
     names = sorted(valid)
     parent, _, leaf = path.rpartition(".")
     found = suggested_keys(path, everywhere)
     here = len(found) == 1 and found[0].rpartition(".")[0] == parent
-    # A group of keys is not a key, but may be what is misspelt: trian.epochs.
+    # A group is not a key, but it may be the misspelt part: trian.epochs.
     group = difflib.get_close_matches(leaf, names, n=1, cutoff=0.5)
     if here or (not found and group):
         found = [found[0].rpartition(".")[2] if here else group[0]]
@@ -100,10 +100,10 @@ def nearest_key(path: str, valid: Iterable[str], everywhere: Iterable[str]) -> s
 
 
 def suggested_keys(path: str, everywhere: Iterable[str]) -> list[str]:
-    """Return the dotted keys that an unknown one may stand for, the likeliest alone unless several are as likely.
+    """Return the dotted keys that an unknown key may stand for: the most similar one, or several if equally similar.
 
-    A key of the same name at another level counts most, then what everybody shortens so (lr), then its initials, then
-    one that is spelt alike.
+    A key of the same name at another level counts most, then a common abbreviation (lr), then initials, then similar
+    spelling.
     """
     wanted = path.lower().replace("-", "_")
     scores: dict[str, float] = {}

@@ -1,11 +1,11 @@
-"""What settings were called before, and what they meant when they were not given. Imports no torch.
+"""What settings were called in earlier versions, and what their absence meant. Imports no torch.
 
-A dataclass of settings says it in two class variables, for files and commands of earlier versions:
+A dataclass of settings declares this in two class variables, for files and commands of earlier versions:
 
-- ``FORMER_NAMES``: former name of a setting or of a group of them → present name, dotted paths inside the dataclass.
-- ``FORMER_DEFAULTS``: name of a setting → its default before it was changed, or what its absence meant before there was
-  such a setting, as YAML holds it. A file that a program of this project wrote keeps that meaning, and so does a run
-  folder: the command that began it goes on with it, although it would begin another run today.
+- ``FORMER_NAMES``: former name of a setting or group → present name, as dotted paths inside the dataclass.
+- ``FORMER_DEFAULTS``: name of a setting → its former default, or what its absence meant before the setting existed, as
+  YAML holds it. Files that a program of this project wrote keep that meaning. So do run folders: the command that began
+  a run continues it unchanged, although today it would begin a different run.
 """
 
 import dataclasses
@@ -17,13 +17,13 @@ from unimol_scale.common.trees import Tree, flatten, merge, nested
 
 
 def former_names(config_type: type[Any]) -> Mapping[str, str]:
-    """Return the former names of settings and of groups of them → their present names."""
+    """Return former name → present name for settings and groups."""
     names: Mapping[str, str] = getattr(config_type, "FORMER_NAMES", {})
     return names
 
 
 def present_name(config_type: type[Any], key: str) -> str:
-    """Return the name that a dotted key has now; any other key, known or not, as it is."""
+    """Return the present name of a dotted key; any other key, known or not, is returned as it is."""
     former = former_names(config_type)
     groups = [name for name in former if key == name or key.startswith(f"{name}.")]
     longest = max(groups, key=len, default=None)
@@ -31,11 +31,11 @@ def present_name(config_type: type[Any], key: str) -> str:
 
 
 def former_defaults(config_type: type[Any], path: str = "") -> dict[str, Any]:
-    """Return dotted key → former default, of a dataclass of settings and of those inside it, where it is another now.
+    """Return dotted key → former default, for settings of a dataclass and those nested in it whose default has changed.
 
     Args:
         config_type: the dataclass.
-        path: its dotted path, put before every key.
+        path: its dotted path, prepended to every key.
     """
     own: Mapping[str, Any] = getattr(config_type, "FORMER_DEFAULTS", {})
     former = {f"{path}.{name}".removeprefix("."): value for name, value in own.items()}
@@ -47,14 +47,14 @@ def former_defaults(config_type: type[Any], path: str = "") -> dict[str, Any]:
 
 
 def settings_kept(config_type: type[Any], chosen: Mapping[str, Any], before: Mapping[str, Any]) -> Tree:
-    """Return the settings that go on in a folder with their former default, as a tree.
+    """Return, as a tree, the settings that keep their former default in an existing folder.
 
-    They are those that are not chosen and that had the former default when the folder was begun.
+    These are settings that are not chosen now and had the former default when the folder was begun.
 
     Args:
         config_type: dataclass of the settings.
-        chosen: tree of what is given now.
-        before: tree of what the folder records.
+        chosen: tree of the settings given now.
+        before: tree of the settings recorded in the folder.
     """
     given, then = flatten(chosen), flatten(before)
     kept: Tree = {}

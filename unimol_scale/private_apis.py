@@ -1,8 +1,8 @@
-"""What this project uses of other libraries that they do not promise to keep: one list, beside the versions it is for.
+"""Undocumented features of other libraries that this project uses: one list, with the versions it is valid for.
 
-Attributes without documentation, and the texts of errors, which are often all that tells one failure from another. They
-can change with any release, so every entry is tested by ``tests/unit/test_private_apis.py``: who raises a version there
-is told what is gone and where it is used. Code that needs one more adds it here; the same test finds what is missing.
+It contains attributes without documentation, and error texts, which are often the only way to tell failures apart. They
+may change with any release, so ``tests/unit/test_private_apis.py`` checks every entry: whoever raises a version there
+learns what is gone and where it is used. Code that needs another feature adds it here; the same test finds omissions.
 """
 
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ class PrivateApi:
 
     Attributes:
         library: as in ``pyproject.toml``; "python" is the standard library.
-        kind: ``attribute``, or ``text`` that is looked for in the message of an error.
+        kind: ``attribute``, or ``text`` that is searched for in an error message.
         owner: the object that has the attributes, or what the error comes from.
         names: the attributes, or parts of the texts.
         where: files of the project that use them, by name.
-        why: what they are for, and why there is no public way.
+        why: what they are needed for, and why there is no public way.
     """
 
     library: str
@@ -30,7 +30,7 @@ class PrivateApi:
     why: str
 
 
-# Library → the versions for which the list is right; the same as in pyproject.toml.
+# Library → the versions for which the list is valid, as in pyproject.toml.
 VERSIONS = {
     "python": ">=3.10",
     "torch": ">=2.6",
@@ -45,21 +45,21 @@ DEEPSPEED = (
         owner="deepspeed.ops",
         names=("__compatible_ops__",),
         where=("ranks.py",),
-        why="Its shared-memory operator is compiled at start, takes half a minute and is not used; no setting says no.",
+        why="Compiling its unused shared-memory operator takes half a minute at start, and no setting turns it off.",
     ),
     PrivateApi(
         library="deepspeed",
         owner="engine",
         names=("basic_optimizer",),
         where=("deepspeed_model.py",),
-        why="torch's optimizer inside DeepSpeed's holds the moments that a checkpoint saves by parameter.",
+        why="The torch optimizer inside DeepSpeed's holds the moments, which a checkpoint saves by parameter.",
     ),
     PrivateApi(
         library="deepspeed",
         owner="optimizer of stage 0 in bf16",
         names=("fp16_groups", "fp32_groups"),
         where=("deepspeed_state.py",),
-        why="Which fp32 master belongs to which parameter; the public accessors give copies of whole tensors.",
+        why="Maps fp32 master weights to parameters; the public accessors return copies of whole tensors.",
     ),
     PrivateApi(
         library="deepspeed",
@@ -73,28 +73,28 @@ DEEPSPEED = (
             "reset_cpu_buffers",
         ),
         where=("deepspeed_model.py",),
-        why="Gradients of a step that is not taken must be forgotten; zero_grad leaves what was reduced already.",
+        why="Gradients of a skipped step must be dropped; zero_grad keeps those already reduced.",
     ),
     PrivateApi(
         library="deepspeed",
         owner="optimizer of stages 1 and 2",
         names=("update_lp_params",),
         where=("deepspeed_state.py",),
-        why="Brings restored fp32 weights to what the model computes with. It is done by no public call but a step.",
+        why="Copies restored fp32 weights into the weights the model uses; the only public call that does so is step.",
     ),
     PrivateApi(
         library="deepspeed",
         owner="parameter at stages 1 and 2",
         names=("_hp_mapping", "lp_fragment_address", "hp_fragment_address", "param_group_index"),
         where=("deepspeed_state.py",),
-        why="Which run of elements of a parameter this rank holds, and where; safe_get_full_fp32_param does not say.",
+        why="Which elements of a parameter this rank holds, and where; safe_get_full_fp32_param does not tell.",
     ),
     PrivateApi(
         library="deepspeed",
         owner="optimizer of stage 3",
         names=("averaged_gradients", "grad_partitions_flat_buffer", "offload_optimizer", "reset_cpu_buffers"),
         where=("deepspeed_model.py",),
-        why="Gradients of a step that is not taken must be forgotten, and those that would move an unused parameter.",
+        why="Gradients of a skipped step must be dropped, as must those that would move an unused parameter.",
     ),
     PrivateApi(
         library="deepspeed",
@@ -109,14 +109,14 @@ DEEPSPEED = (
             "persistent_parameters",
         ),
         where=("deepspeed_state.py",),
-        why="Which run of elements of a parameter this rank holds, and how restored ones reach the model.",
+        why="Which elements of a parameter this rank holds, and how restored ones are copied into the model.",
     ),
     PrivateApi(
         library="deepspeed",
         owner="modules of its launchers",
         names=("deepspeed.launcher.runner", "deepspeed.launcher.launch", "--node_rank"),
         where=("launcher.py",),
-        why="A rank finds on the command lines above it whether its launcher still lives; nothing tells it.",
+        why="A rank recognises its launcher by the command lines of its parent processes; nothing else tells it.",
     ),
 )
 
@@ -126,21 +126,21 @@ TORCH = (
         owner="torch.nn.Module",
         names=("_apply",),
         where=("encodings.py",),
-        why="Every cast goes through it; a buffer that must stay fp32 has no other way to refuse.",
+        why="Every cast goes through it; a buffer that must stay fp32 can only refuse the cast here.",
     ),
     PrivateApi(
         library="torch",
         owner="torch.ops.mkldnn",
         names=("_linear_pointwise",),
         where=("kernels.py",),
-        why="oneDNN's product in fp32 is twice as fast as MKL's on some processors; torch takes MKL's. Used if there.",
+        why="oneDNN's fp32 product is twice as fast on some processors as MKL's, which torch uses. Used if present.",
     ),
     PrivateApi(
         library="torch",
         owner="torch.ops.aten",
         names=("native_layer_norm_backward", "gelu_backward"),
         where=("kernels.py",),
-        why="Backward passes by hand call them; torch has no documented function for a backward pass alone.",
+        why="Hand-written backward passes call them; torch documents no function for a backward pass alone.",
     ),
     PrivateApi(
         library="torch",
@@ -148,7 +148,7 @@ TORCH = (
         owner="a loader process that was killed",
         names=("DataLoader worker (pid",),
         where=("loader.py",),
-        why="torch raises a bare RuntimeError; a loader process that dies is replaced, other errors end the run.",
+        why="torch raises a bare RuntimeError; a dead loader process is replaced, but other errors end the run.",
     ),
     PrivateApi(
         library="torch",
@@ -156,7 +156,7 @@ TORCH = (
         owner="an error that a loader process raised itself",
         names=("Caught ",),
         where=("loader.py",),
-        why="A ConnectionError of the process and one of its work have the same type.",
+        why="A ConnectionError of the process itself and one raised by its work have the same type.",
     ),
     PrivateApi(
         library="torch",
@@ -180,7 +180,7 @@ TORCH = (
         owner="a port that is taken",
         names=("EADDRINUSE",),
         where=("system_limits.py",),
-        why="DistNetworkError has no number of the system's error.",
+        why="DistNetworkError does not carry the system's error number.",
     ),
     PrivateApi(
         library="torch",
@@ -196,7 +196,7 @@ TORCH = (
         owner="the allocator of the host",
         names=("allocate memory",),
         where=("devices.py",),
-        why="torch raises a bare RuntimeError for the host's memory, and torch.OutOfMemoryError for a GPU's only.",
+        why="torch raises torch.OutOfMemoryError only for a GPU; for host memory it is a bare RuntimeError.",
     ),
     PrivateApi(
         library="torch",
@@ -204,7 +204,7 @@ TORCH = (
         owner="libraries of a GPU",
         names=("out[ _]of[ _]", "_ALLOC", "_NOT_INITIALIZED"),
         where=("devices.py",),
-        why="CUDA's runtime, cuBLAS, cuDNN and NCCL fail with a bare RuntimeError where memory is full.",
+        why="CUDA's runtime, cuBLAS, cuDNN and NCCL raise a bare RuntimeError when memory is full.",
     ),
     PrivateApi(
         library="torch",
@@ -212,7 +212,7 @@ TORCH = (
         owner="gloo when another rank is gone",
         names=("Connection closed by peer", "Connection reset by peer", "Broken pipe"),
         where=("pretrain.py",),
-        why="A rank that lost another one stops quietly, so that the first error is read; the type is RuntimeError.",
+        why="A rank that loses another one stops quietly, so that users see the first error; the type is RuntimeError.",
     ),
     PrivateApi(
         library="torch",
@@ -230,49 +230,49 @@ OTHERS = (
         owner="ray.exceptions.RayTaskError",
         names=("cause",),
         where=("ray_tasks.py",),
-        why="The error of a task as it was raised there: what the user can mend is raised as itself.",
+        why="The original error of a task: errors that the user can fix are reraised unchanged.",
     ),
     PrivateApi(
         library="tensorboard",
         owner="tensorboard.compat.proto",
         names=("event_pb2", "summary_pb2"),
         where=("tensorboard.py", "event_files.py"),
-        why="The messages of an event file. SummaryWriter of torch buffers, has threads and hides write errors.",
+        why="The messages of an event file. torch's SummaryWriter buffers, uses threads and hides write errors.",
     ),
     PrivateApi(
         library="tensorboard",
         owner="tensorboard.summary.writer.record_writer",
         names=("RecordWriter",),
         where=("tensorboard.py",),
-        why="A record with its checksums, for a file that we write ourselves.",
+        why="Frames a record with its checksums, for files that we write ourselves.",
     ),
     PrivateApi(
         library="tensorboard",
         owner="tensorboard.compat.tensorflow_stub.pywrap_tensorflow",
         names=("masked_crc32c",),
         where=("event_files.py",),
-        why="The checksum of a record; its readers skip damage instead of naming it.",
+        why="The checksum of a record; the library's readers skip damage instead of reporting it.",
     ),
     PrivateApi(
         library="tensorboard",
         owner="tensorboard.util.tensor_util",
         names=("make_ndarray",),
         where=("event_files.py",),
-        why="Scalars of newer writers are tensors.",
+        why="Newer writers store scalars as tensors.",
     ),
     PrivateApi(
         library="python",
         owner="multiprocessing.queues.Queue",
         names=("_on_queue_feeder_error",),
         where=("loader.py",),
-        why="The thread that sends batches prints an error and leaves the batch out; the rank would wait for ever.",
+        why="The thread that sends batches prints an error and drops the batch; the rank would wait for ever.",
     ),
     PrivateApi(
         library="python",
         owner="multiprocessing.forkserver",
         names=("ensure_running",),
         where=("loader.py",),
-        why="The server has to start while signals are ignored, before the first loader process asks for it.",
+        why="The server has to start while signals are ignored, before the first loader process needs it.",
     ),
     PrivateApi(
         library="python",
@@ -280,21 +280,21 @@ OTHERS = (
         owner="multiprocessing when a descriptor does not arrive",
         names=("received 0 items of ancdata",),
         where=("system_limits.py",),
-        why="It is how too many open files show in the process that receives a batch; the type is RuntimeError.",
+        why="This is how too many open files appear in the process that receives a batch; the type is RuntimeError.",
     ),
     PrivateApi(
         library="python",
         owner="argparse.ArgumentParser",
         names=("_actions", "_option_string_actions"),
         where=("command_line.py",),
-        why="Hints for a misspelt flag need the flags that there are; argparse lists them nowhere else.",
+        why="Hints for a misspelt flag need the list of flags; argparse has no public list.",
     ),
     PrivateApi(
         library="python",
         owner="argparse",
         names=("_SubParsersAction",),
         where=("command_line.py",),
-        why="The verbs of a command for its help.",
+        why="The subcommands, for the help text.",
     ),
     PrivateApi(
         library="python",
@@ -302,7 +302,7 @@ OTHERS = (
         owner="argparse when a word is not understood",
         names=("invalid choice: ", "choose from ", "unrecognized"),
         where=("command_line.py",),
-        why="The hint names the nearest word; ArgumentParser.error is given a text and nothing else.",
+        why="The hint names the nearest word; ArgumentParser.error receives only a text.",
     ),
 )
 

@@ -1,1 +1,1 @@
-"""Benchmarks of the builder: its speed and memory, how near its conformers come, and what it survives."""
+"""Benchmarks of the builder: speed, memory, accuracy of its conformers, and recovery from faults."""

@@ -209,7 +209,7 @@ def describe_machine() -> str:
 
 
 def note(text: str) -> None:
-    """Say on standard error what is running."""
+    """Print on standard error what is running."""
     CONSOLE.print(f"{datetime.datetime.now():%H:%M:%S} {text}", highlight=False)
 
 
@@ -218,12 +218,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser = module_parser(COMMAND, __doc__ or "")
     parser.add_argument("input", type=Path, metavar="INPUT", help="file of SMILES")
     parser.add_argument("--source", default="zinc20", choices=["zinc20", "smiles", "csv", "parquet"], help="its kind")
-    parser.add_argument("--rows", type=int, default=20_000, help="of INPUT to build")
-    parser.add_argument("--ten-rows", type=int, default=400, help="of INPUT to build with ten conformers")
-    parser.add_argument("--sample", type=int, default=1000, help="molecules of the plain loop")
-    parser.add_argument("--curate-sample", type=int, default=20_000, help="rows of the plain curation loop")
+    parser.add_argument("--rows", type=int, default=20_000, help="rows of INPUT to build")
+    parser.add_argument("--ten-rows", type=int, default=400, help="rows of INPUT to build with ten conformers")
+    parser.add_argument("--sample", type=int, default=1000, help="molecules for the plain loop")
+    parser.add_argument("--curate-sample", type=int, default=20_000, help="rows for the plain curation loop")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--output", type=Path, metavar="FILE.md", help="write the tables there")
+    parser.add_argument("--output", type=Path, metavar="FILE.md", help="file for the tables")
     return parser
 
 

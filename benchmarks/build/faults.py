@@ -1,11 +1,11 @@
-"""Build one store three times, the last time under fire, and compare every byte.
+"""Build one store three times, the last time with processes being killed, and compare every byte.
 
     python -m benchmarks.build.faults --source zinc20 --input CDAA.smi --rows 20000
 
-One worker; two workers; two workers with ``--kills`` SIGKILLs at random moments, each at the driver, at a worker that
-is at work, or at everything at once as when a machine loses power. After a driver is gone the same command is run
-again. Moments and victims come from ``--seed``. A moment is a number of finished pieces of work, not a time, so that it
-falls into the build on a fast machine and on a slow one.
+One worker; two workers; two workers with ``--kills`` SIGKILLs at random moments. A kill hits the driver, a busy worker,
+or all processes at once, as when a machine loses power. After the driver was killed, the same command is run again.
+Moments and victims are drawn with ``--seed``. A moment is a number of finished pieces of work, not a time, so it falls
+within the build on fast and on slow machines.
 
 Writes a table to benchmarks/results/build_faults.md and ends with status 0 only if the three stores are equal and every
 kill found its victim. Linux only: processes are found through /proc.
@@ -33,7 +33,7 @@ COMMAND = "python -m benchmarks.build.faults"
 
 SCRIPT = REPOSITORY / "conformer_gen" / "build.py"
 VICTIMS = ("worker", "driver", "machine")
-RATE_PICTURE = "rate.png"  # shows how long things took
+RATE_PICTURE = "rate.png"  # depends on timing, so it may differ
 MARK = "UNIMOL_FAULTS_RUN"
 POLL_S = 0.02
 
@@ -56,10 +56,10 @@ class Outcome:
 
 
 def plan_kills(number: int, rows: int, task_size: int, seed: int) -> list[Kill]:
-    """Return kills in the order of their moments, every kind of victim about equally often.
+    """Return kills in the order of their moments; every kind of victim occurs about equally often.
 
-    Every row is curated and gets a conformer unless it is a duplicate; the last pieces are left alone, lest a build
-    ends first.
+    Every row is curated and gets a conformer unless it is a duplicate. The last pieces are spared, since the build
+    may end before a kill there.
     """
     generator = random.Random(seed)
     victims = [VICTIMS[at % len(VICTIMS)] for at in range(number)]
@@ -91,7 +91,7 @@ def build(arguments: Sequence[str], output: Path, kills: Sequence[Kill] = ()) ->
 
 
 def _watch(process: "subprocess.Popen[bytes]", mark: bytes, work: Path, outcome: Outcome, waiting: list[Kill]) -> bool:
-    """Count time and kill until the driver is gone; return whether it was killed."""
+    """Record time and kill processes until the driver has ended; return whether it was killed."""
     before, began, died = outcome.seconds, time.monotonic(), False
     while process.poll() is None:
         outcome.seconds = before + time.monotonic() - began
@@ -108,7 +108,7 @@ def _num_done(work: Path) -> int:
 
 
 def _kill(driver: int, mark: bytes, victim: str) -> bool:
-    """Kill at once; return whether there was anybody to kill."""
+    """Kill at once; return whether there was a process to kill."""
     if victim == "driver":
         pids = [driver]
     elif victim == "machine":
@@ -143,7 +143,7 @@ def _title(pid: int) -> bytes:
 
 
 def file_hashes(store: Path) -> dict[str, str]:
-    """Return every file of a store but the picture of its rate, by name, with the SHA-256 of its bytes."""
+    """Return name → SHA-256 of every file of a store except the picture of its rate."""
     files = sorted(path for path in store.rglob("*") if path.is_file() and path.name != RATE_PICTURE)
     return {path.relative_to(store).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
@@ -151,15 +151,15 @@ def file_hashes(store: Path) -> dict[str, str]:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = module_parser(COMMAND, __doc__ or "")
-    parser.add_argument("--source", default="sample", help="as of build.py")
-    parser.add_argument("--input", nargs="+", default=[], help="as of build.py")
+    parser.add_argument("--source", default="sample", help="as for build.py")
+    parser.add_argument("--input", nargs="+", default=[], help="as for build.py")
     parser.add_argument("--rows", type=int, default=20_000)
-    parser.add_argument("--task-size", type=int, default=500, help="rows in a piece of work")
+    parser.add_argument("--task-size", type=int, default=500, help="rows per piece of work")
     parser.add_argument("--kills", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0, help="of moments and victims")
-    parser.add_argument("--directory", type=Path, help="where the stores go (default: a temporary directory)")
+    parser.add_argument("--seed", type=int, default=0, help="seed for moments and victims of the kills")
+    parser.add_argument("--directory", type=Path, help="directory for the stores (default: a temporary one)")
     parser.add_argument("--results", type=Path, default=RESULTS / "build_faults.md")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as of build.py")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for build.py")
     return parser
 
 
@@ -195,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     text = "\n".join(
         [
-            "# A build under fire",
+            "# Faults of a build",
             "",
             f"{options.rows:,} rows of {' '.join([options.source, *(Path(name).name for name in options.input)])}; "
             f"{datetime.date.today():%Y-%m-%d}; {processor()}, {len(os.sched_getaffinity(0))} cores.",

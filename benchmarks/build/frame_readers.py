@@ -1,4 +1,4 @@
-"""Rate and memory of the readers of frames, beside the reading loop of the library that owns each format.
+"""Rate and memory of the readers of frames, compared with the reading loop of each format's own library.
 
     python -m benchmarks.build.frame_readers --frames xyz=1000000 hdf5=1000000 ase-db=100000
 
@@ -142,7 +142,7 @@ LIBRARIES: dict[str, Callable[[Path], Iterator[int]]] = {
 
 
 def watch(rows: Iterator[int], frames: int) -> Seen:
-    """Go through rows that tell how many frames they have."""
+    """Go through rows that state how many frames they have."""
     first = next(rows)  # libraries are imported before the clock starts
     began, read, early, peak, looked = time.process_time(), first, 0, 0, 0
     for count in rows:
@@ -197,7 +197,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--frames", nargs="+", metavar="SOURCE=NUMBER", default=["xyz=1000000", "hdf5=1000000", "ase-db=100000"]
     )
-    parser.add_argument("--directory", type=Path, help="where files go (default: a temporary directory)")
+    parser.add_argument("--directory", type=Path, help="directory for the files (default: a temporary one)")
     parser.add_argument("--output", type=Path, default=RESULTS / "frame_readers.md")
     parser.add_argument("--only", help=argparse.SUPPRESS)  # one loop, in a process of its own
     return parser

@@ -1,4 +1,4 @@
-"""How often bonds perceived from coordinates are those of the data set: a round trip over molecules with known SMILES.
+"""How often bonds perceived from coordinates agree with the data set: a round trip over molecules with known SMILES.
 
     python -m benchmarks.build.perception qm9=qm9.parquet pcqm4mv2=pcqm4m-v2.csv --sample 2000 500
 
@@ -119,7 +119,9 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = module_parser(COMMAND, __doc__ or "")
     parser.add_argument("sets", nargs="+", metavar="SOURCE=FILE")
-    parser.add_argument("--sample", type=int, nargs="*", default=[], help="molecules of each set (default: all)")
+    parser.add_argument(
+        "--sample", type=int, nargs="*", default=[], help="molecules to draw from each set (default: all)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=RESULTS / "bond_perception.md")
     return parser

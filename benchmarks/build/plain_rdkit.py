@@ -1,4 +1,4 @@
-"""What a build is measured against: loops over RDKit as anyone would write them, and the record of Uni-Mol's files."""
+"""What a build is compared with: simple loops over RDKit, and the record format of Uni-Mol's files."""
 
 import hashlib
 import multiprocessing
@@ -17,17 +17,17 @@ from conformer_gen.chemistry.config import ConformerConfig
 SEED = 42
 MAX_ITERATIONS = 2000
 WARM_UP = 3  # molecules, before the clock starts
-START_S = 300  # by when every process has started, or the others give up
+START_S = 300  # if a process has not started by then, the others give up
 
 Loop = Callable[[str], object]
 
 
 def conformers_plainly(smiles: str, attempts: int = 0) -> Chem.Mol:
-    """Return one ETKDGv3 conformer with hydrogens, minimised with MMFF94 where it can be.
+    """Return one ETKDGv3 conformer with hydrogens, minimised with MMFF94 if possible.
 
     Args:
-        smiles: of the molecule.
-        attempts: of the embedder; 0 leaves RDKit its own number, some hundreds.
+        smiles: SMILES of the molecule.
+        attempts: number of attempts of the embedder; 0 means RDKit's default, some hundreds.
     """
     molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
     parameters = rdDistGeom.ETKDGv3()
@@ -39,7 +39,7 @@ def conformers_plainly(smiles: str, attempts: int = 0) -> Chem.Mol:
 
 
 def conformers_with_few_attempts(smiles: str) -> Chem.Mol:
-    """Return the same, giving hopeless molecules up as soon as the builder does."""
+    """Return the same conformer, but give up on hopeless molecules as early as the builder does."""
     return conformers_plainly(smiles, attempts=ConformerConfig().attempts)
 
 

@@ -1,4 +1,4 @@
-"""How near ten conformers come to the experimental one, for the Platinum set, beside plain RDKit.
+"""How close ten conformers come to the experimental one, for the Platinum set, compared with plain RDKit.
 
     python -m benchmarks.build.platinum platinum_diverse_dataset_2017_01.sdf.gz
 
@@ -81,7 +81,7 @@ def by_builder(smiles: str, conformers: int, seed: int) -> Chem.Mol | None:
 
 
 def by_plain_rdkit(smiles: str, conformers: int, seed: int) -> Chem.Mol | None:
-    """Return the heavy atoms with conformers as one writes it at first, from the seed that the builder uses."""
+    """Return the heavy atoms with conformers of a simple RDKit script, from the seed that the builder uses."""
     full = Chem.AddHs(Chem.MolFromSmiles(smiles))
     parameters: Any = rdDistGeom.ETKDGv3()
     parameters.randomSeed = stable_hash(seed, stable_hash(smiles)) & 0x7FFFFFFF
@@ -201,8 +201,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = module_parser(COMMAND, __doc__ or "")
     parser.add_argument("input", type=Path, help="the set, .sdf or .sdf.gz")
     parser.add_argument("--conformers", type=int, default=10)
-    parser.add_argument("--sample", type=int, metavar="N", help="N ligands instead of all")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample and of the conformers")
+    parser.add_argument("--sample", type=int, metavar="N", help="draw N ligands instead of using all")
+    parser.add_argument("--seed", type=int, default=0, help="seed for the sample and the conformers")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--output", type=Path, default=RESULTS)
     return parser

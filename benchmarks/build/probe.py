@@ -2,7 +2,8 @@
 
     python -m benchmarks.build.probe CONFIG.yaml [--cheap]
 
-builds; with --cheap conformers are random numbers, which costs nothing, so that what is left is the builder itself.
+builds a store. With --cheap conformers are random numbers, which costs almost nothing: what remains is the builder
+itself.
 """
 
 import argparse
@@ -159,7 +160,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = module_parser(COMMAND, __doc__ or "")
     parser.add_argument("config", type=Path)
-    parser.add_argument("--cheap", action="store_true", help="random numbers for coordinates")
+    parser.add_argument("--cheap", action="store_true", help="use random numbers as coordinates")
     return parser
 
 

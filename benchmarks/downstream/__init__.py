@@ -1,1 +1,1 @@
-"""Benchmarks of what pretrained models are good for: fine-tuning and embedding."""
+"""Benchmarks of pretrained models in use: fine-tuning and embedding."""

@@ -1,13 +1,13 @@
-"""Hold the attention of models against distances in space: which heads attend by how far apart two atoms are.
+"""Compare the attention of models with distances in space: which heads attend according to the distance of two atoms?
 
     python -m benchmarks.downstream.attention_distance data/pcqm4mv2 --model "D&D=runs/student"
 
-This is figure 4 of Denoise and Distill. Of every head, over molecules of the validation split: the absolute Pearson
+This is figure 4 of Denoise and Distill. For every head, over molecules of the validation split: the absolute Pearson
 correlation between its scores before the softmax (pair bias included) and the distances in the conformer, over all
 ordered pairs of different atoms of a molecule, mean over molecules; and the distance at which it attends, Å: the mean
 over a molecule's atoms of the distances to the other atoms, weighted by the softmax of the scores over these, mean over
-molecules. Beside each model stands one of its shape with random weights: the pair bias knows the bonds, so even these
-heads are not without correlation. Hydrogens are left out, as in `unimol-scale embed`.
+molecules. Beside each model there is one of the same shape with random weights: the pair bias contains the bonds, so
+even those heads show some correlation. Hydrogens are left out, as in `unimol-scale embed`.
 
 Shapes: n atoms, C = layers · heads channels, L layers, H heads.
 """
@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# As every command has it, and before torch is imported.
+# As in every command, this comes before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
@@ -48,12 +48,12 @@ from unimol_scale.store.shards import Store, StoreSplit, open_store
 
 COMMAND = "python -m benchmarks.downstream.attention_distance"
 
-# Correlations above this one are never reached with random weights in the paper.
+# In the paper, random weights never exceed this correlation.
 PAPERS_LIMIT = 0.3
-# Layers; of more the first, the middle and the last are named.
+# Most layers that are named; of more, the first, the middle and the last.
 MOST_IN_LEGEND = 6
 FEWEST_ATOMS = 3  # with two, every pair has one distance
-# Below these spreads there is rounding and no order: of distances in Å, of scores relative to the largest.
+# Smaller spreads are rounding errors: of distances in Å, of scores relative to the largest.
 SAME_DISTANCE, SAME_SCORE = 1e-3, 1e-5
 BINS = np.linspace(0.0, 1.0, 41)
 
@@ -65,9 +65,9 @@ class HeadStatistics:
     Attributes:
         correlation_LH: mean over molecules of |r|; NaN where it is undefined for every one.
         signed_LH: mean over molecules of r.
-        distance_LH: at which a head attends, Å.
-        uniform: the distance at which a head that minds nothing would attend, Å.
-        molecules: how many there were.
+        distance_LH: the distance at which a head attends, Å.
+        uniform: the distance at which a head with equal weights for all atoms would attend, Å.
+        molecules: number of molecules.
     """
 
     correlation_LH: Float64
@@ -82,10 +82,10 @@ class Measured:
     """A model beside one with random weights.
 
     Attributes:
-        name: of the model.
-        inputs: what it was shown.
+        name: name of the model.
+        inputs: the inputs that it was shown.
         trained: its heads.
-        random: those of the other one.
+        random: the heads of the model with random weights.
     """
 
     name: str
@@ -183,7 +183,7 @@ def choose_molecules(store: Store, count: int, seed: int) -> Int64:
 
 
 def measure_model(name: str, path: str, store: Store, arguments: argparse.Namespace) -> Measured:
-    """Measure a model, and one of its shape with random weights."""
+    """Measure a model, and one of the same shape with random weights."""
     device = pick_device(arguments.device)
     model = load_pretrained(Path(path))
     trained = model.backbone.to(device).eval()
@@ -260,7 +260,7 @@ def _draw_distances(axes, model: Measured) -> None:  # noqa: ANN001
         axes.scatter(layers[layer] + shift_H, distance_H, s=9, color=colours[layer], zorder=3)
     axes.plot(layers, model.trained.distance_LH.mean(1), color=GREY, lw=1.0, zorder=2, label="mean over heads")
     axes.plot(layers, model.random.distance_LH.mean(1), color="black", lw=1.0, ls=":", label="random weights")
-    axes.axhline(model.trained.uniform, color=GREY, lw=0.9, ls=(0, (4, 3)), label="all atoms alike")
+    axes.axhline(model.trained.uniform, color=GREY, lw=0.9, ls=(0, (4, 3)), label="equal weights")
     axes.set_xticks(layers[:: max(1, L // 12)])
     axes.set_xlim(0.5, L + 0.5)
     axes.set_xlabel("layer", fontsize=8)
@@ -287,7 +287,7 @@ def report(models: Sequence[Measured], picture: str, arguments: argparse.Namespa
         f"- {datetime.date.today().isoformat()}, {processor()}, {name}, torch {torch.__version__}",
         f"- `{COMMAND} {shlex.join(command)}`",
         f"- {some.molecules:,} molecules of the validation split of {arguments.store.name}, hydrogens left out; a head "
-        f"that minds nothing would attend at {some.uniform:.2f} Å",
+        f"with equal weights would attend at {some.uniform:.2f} Å",
         "- r: absolute Pearson correlation of a head's scores before the softmax, pair bias included, with the "
         "distances of the conformer, over all ordered pairs of different atoms of a molecule, mean over molecules",
         "- attends at: mean distance to the other atoms weighted by attention; smallest to largest of a layer's heads",
@@ -313,11 +313,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("store", type=Path, help="conformer store; its validation split is read")
     parser.add_argument("--model", type=name_and_path, action="append", required=True, metavar="NAME=PATH")
     parser.add_argument(
-        "--inputs", choices=("2d", "3d", "2d+3d"), help="of models that see distances (default: all they can)"
+        "--inputs",
+        choices=("2d", "3d", "2d+3d"),
+        help="inputs for models that see distances (default: all that they can see)",
     )
     parser.add_argument("--molecules", type=int, default=1000, help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of molecules and of the random weights")
-    parser.add_argument("--max-pairs", type=int, help="budget of one micro-batch; default: what suits the device")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed for the choice of molecules and for the random weights"
+    )
+    parser.add_argument("--max-pairs", type=int, help="atom pairs per micro-batch (default: chosen for the device)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--output", type=Path, default=RESULTS / "attention_distance.md", help="default: %(default)s")
     return parser

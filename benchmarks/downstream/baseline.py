@@ -1,4 +1,4 @@
-"""What needs no pretraining reaches on the rows of a fine-tuning: the package's baselines, the best on validation."""
+"""The score of the package's baselines, which need no pretraining, on the rows of a fine-tuning."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,11 @@ from unimol_scale.downstream.registry import METRICS
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """The best of them by the validation rows.
+    """The best baseline on the validation rows.
 
     Attributes:
-        name: which it was.
-        test: its score of the test rows.
+        name: its name.
+        test: its score on the test rows.
     """
 
     name: str

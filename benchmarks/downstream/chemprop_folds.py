@@ -108,9 +108,20 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folds", type=Path, help="folder that gains.py --splits wrote")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="files of it, without .csv, such as ESOL-1")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="for gains.py --external")
-    parser.add_argument("--epochs", type=int, help="instead of chemprop's default")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        help="use only these files of the folder, named without .csv, such as ESOL-1",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for the predictions; give it to gains.py --external",
+    )
+    parser.add_argument("--epochs", type=int, help="number of epochs (default: chemprop's)")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Do conformal intervals hold as many labels as they promise? Random splits of a data set, frozen vectors, ridge.
+"""Do conformal intervals contain as many labels as they promise? Random splits of a data set, frozen vectors, ridge.
 
     python -m benchmarks.downstream.conformal_coverage Lipophilicity.csv --target exp --output conformal_coverage.md
 
@@ -41,13 +41,13 @@ Predictor = Callable[[Float32], Float64]
 
 @dataclass(frozen=True, kw_only=True)
 class FoundIntervals:
-    """Intervals of the test rows of one split.
+    """Intervals for the test rows of one split.
 
     Attributes:
-        method: that made them.
-        coverage: that they promise.
-        held: share of the test labels in them.
-        width: their mean.
+        method: the method that made them.
+        coverage: the coverage that they promise.
+        held: fraction of the test labels inside them.
+        width: their mean width.
     """
 
     method: str
@@ -131,7 +131,7 @@ def report(arguments: argparse.Namespace) -> str:
         order_M = np.random.default_rng([arguments.seed, split]).permutation(len(chosen))
         found += judge_split(vector_MD, label_M[chosen], order_M, arguments.coverages)
     lines = [
-        "# Conformal intervals: promised and found",
+        "# Conformal intervals: promised and measured coverage",
         "",
         f"- {datetime.datetime.now(datetime.timezone.utc).date()}, {processor()}",
         f"- `{as_started(COMMAND)}`",
@@ -166,9 +166,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--target", required=True)
     parser.add_argument("--smiles-column")
     parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--inputs", choices=("2d", "3d", "2d+3d"), help="default: all that pretraining has shown")
+    parser.add_argument(
+        "--inputs", choices=("2d", "3d", "2d+3d"), help="inputs for the model (default: all those of its pretraining)"
+    )
     parser.add_argument("--splits", type=int, default=20)
-    parser.add_argument("--rows", type=int, help="only the first so many; default: all")
+    parser.add_argument("--rows", type=int, help="use only the first N rows (default: all)")
     parser.add_argument("--coverages", nargs="+", type=float, default=[0.8, 0.9, 0.95])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="of conformers")

@@ -1,4 +1,4 @@
-"""Time the embedding of molecules beside a loop that runs one molecule at a time through the same model.
+"""Time the embedding of molecules, compared with a loop that runs one molecule at a time through the same model.
 
     python -m benchmarks.downstream.embedding data/sample --size 2M 42M --precision fp32 bf16
 
@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-# As every command has it, and before torch is imported.
+# As in every command, this comes before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
@@ -92,7 +92,8 @@ def row(size: str, precision: str, split: StoreSplit, arguments: argparse.Namesp
         difference = float(np.abs(found[: len(few_R)] - expected).max() / np.abs(expected).max())
         if difference > TOLERANCE[precision]:
             raise SystemExit(
-                f"the vectors of {size} in {precision} differ by {difference:.1e} of the largest: nothing was compared"
+                f"the vectors of {size} in {precision} differ by {difference:.1e} of the largest: "
+                "their speeds were not compared"
             )
     mine, plain = (statistics.median(rates[name]) for name in ("ours", "plain"))
     verdict = "yes" if mine >= WANTED * plain else "no"
@@ -111,7 +112,7 @@ def report(arguments: argparse.Namespace) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "no GPU"
     where = f"{processor()}, {torch.get_num_threads()} of {usable_cores()} cores, {name}, torch {torch.__version__}"
     lines = [
-        "# Molecules embedded, beside one at a time",
+        "# Embedding of molecules, compared with one at a time",
         "",
         f"- {datetime.date.today().isoformat()}, {where}",
         f"- `{COMMAND} {shlex.join(sys.argv[1:])}`",
@@ -133,11 +134,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser = module_parser(COMMAND, __doc__ or "")
     parser.add_argument("store", type=Path)
     parser.add_argument("--size", nargs="+", choices=list(PRESETS), default=["0.5M", "2M", "42M"])
-    parser.add_argument("--precision", nargs="+", choices=list(DTYPE), default=["fp32"], help="of the weights")
+    parser.add_argument(
+        "--precision", nargs="+", choices=list(DTYPE), default=["fp32"], help="precision of the weights"
+    )
     parser.add_argument("--molecules", type=int, default=2048)
-    parser.add_argument("--plain", type=int, default=256, help="molecules for the loop")
+    parser.add_argument("--plain", type=int, default=256, help="molecules for the loop of one at a time")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--max-pairs", type=int, help="budget of one micro-batch; default: what suits the device")
+    parser.add_argument("--max-pairs", type=int, help="atom pairs per micro-batch (default: chosen for the device)")
     parser.add_argument("--workers", type=int, default=0, help="loader processes of embed")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--output", type=Path, help="such as benchmarks/results/embedding.md; default: standard output")

@@ -1,4 +1,4 @@
-"""Fine-tune pretrained models and untrained ones on the papers' sets, and write down how much the pretraining is worth.
+"""Fine-tune pretrained and untrained models on the papers' sets, and report how much the pretraining improves scores.
 
     python -m benchmarks.downstream.gains --moleculenet DIR --qm9 STORE --pcqm4mv2 STORE \
         --start denoise=runs/2M-denoise --start blend=runs/2M-blend --fraction 1 0.25 --split scaffold-kfold
@@ -21,7 +21,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# As every command has it, and before torch is imported.
+# As in every command, this comes before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from benchmarks.common import as_started, module_parser
@@ -43,7 +43,7 @@ def finished_rates(
 ) -> dict[str, tuple[float, ...]]:
     """Return, for each of some models, the learning rates that are finished of it and of all that it is compared with.
 
-    A start that was given more rates to choose from than scratch would win by that.
+    A start with more rates to choose from than scratch would have an unfair advantage.
     """
 
     def finished(model: str, *, reinitialise: bool) -> set[float]:
@@ -98,7 +98,7 @@ def run(options: argparse.Namespace) -> None:
         raise ConfigError(f"--start {wrong[0]}: give NAME=MODEL")
     starts = dict(text.split("=", 1) for text in options.start)
     if options.split not in KFOLDS and (options.external or options.splits):
-        raise ConfigError(f"--external and --splits are of a cross-validation: give --split {', '.join(KFOLDS[:3])}")
+        raise ConfigError(f"--external and --splits need a cross-validation: give --split {', '.join(KFOLDS[:3])}")
     if options.split not in KFOLDS and not starts:
         raise ConfigError("--start NAME=MODEL is needed")
     (run_folds if options.split in KFOLDS else run_single)(options, starts)
@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> None:
 def run_single(options: argparse.Namespace, starts: dict[str, str]) -> None:
     """Fine-tune with a single split what is not done yet, and write the report."""
     if unknown := {start for pair in options.pair for start in pair} - set(starts):
-        raise ConfigError(f"--pair names what no --start does: {', '.join(sorted(unknown))}")
+        raise ConfigError(f"--pair names models that no --start gives: {', '.join(sorted(unknown))}")
     cells: list[Cell] = []
     baselines: dict[tuple[str, float], Baseline] = {}
     for name in chosen_sets(options):
@@ -136,44 +136,66 @@ def run_single(options: argparse.Namespace, starts: dict[str, str]) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = module_parser(COMMAND, __doc__ or "")
-    parser.add_argument("--moleculenet", type=Path, metavar="DIR", help="with the CSV files of six sets")
+    parser.add_argument("--moleculenet", type=Path, metavar="DIR", help="folder with the CSV files of six sets")
     parser.add_argument("--qm9", type=Path, metavar="STORE", help="of configs/build/qm9.yaml")
     parser.add_argument("--pcqm4mv2", type=Path, metavar="STORE", help="of configs/build/pcqm4mv2.yaml")
-    parser.add_argument("--start", action="append", default=[], metavar="NAME=MODEL", help="what is compared")
+    parser.add_argument(
+        "--start", action="append", default=[], metavar="NAME=MODEL", help="a model to compare, and its name in tables"
+    )
     parser.add_argument(
         "--pair", action="append", nargs=2, default=[], metavar=("NEW", "OLD"), help="two starts to compare as well"
     )
-    parser.add_argument("--no-scratch", action="store_true", help="where only pairs are wanted: no untrained models")
-    parser.add_argument("--set", action="append", choices=list(SETS), help="some of the sets only")
-    parser.add_argument("--fraction", type=float, nargs="+", default=[1.0], help="of the training labels")
-    kinds = [kind for kind in KFOLDS if kind != "column-kfold"]
-    parser.add_argument("--split", choices=["scaffold", *kinds], default="scaffold", help="once, or a cross-validation")
-    parser.add_argument("--folds", type=int, metavar="K", help="of a cross-validation (default: 5)")
     parser.add_argument(
-        "--repeats", type=int, metavar="R", help="of a cross-validation (default: 2 for sets below 2,500 rows, else 1)"
+        "--no-scratch", action="store_true", help="train no untrained models, if only pairs are of interest"
+    )
+    parser.add_argument("--set", action="append", choices=list(SETS), help="use only this set; may be repeated")
+    parser.add_argument(
+        "--fraction", type=float, nargs="+", default=[1.0], help="fractions of the training labels to use"
+    )
+    kinds = [kind for kind in KFOLDS if kind != "column-kfold"]
+    parser.add_argument(
+        "--split",
+        choices=["scaffold", *kinds],
+        default="scaffold",
+        help="a single scaffold split, or a kind of cross-validation",
+    )
+    parser.add_argument("--folds", type=int, metavar="K", help="folds of a cross-validation (default: 5)")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        metavar="R",
+        help="repeats of a cross-validation (default: 2 for sets below 2,500 rows, else 1)",
     )
     parser.add_argument(
         "--part",
         nargs="+",
         choices=PARTS,
         default=list(PARTS),
-        help="of a cross-validation: do, or collect, these only",
+        help="run or collect only these parts of a cross-validation",
     )
     parser.add_argument(
-        "--external", action="append", default=[], metavar="NAME=DIR", help="predictions of another tool for the folds"
+        "--external",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="folder with another tool's predictions for the folds",
     )
-    parser.add_argument("--splits", type=Path, metavar="DIR", help="write the folds there for other tools, and stop")
-    parser.add_argument("--seeds", type=int, help="models of each split (default: 3; of each fold 1)")
-    parser.add_argument("--epochs", type=int, metavar="N", help="instead of each set's own; wants its own --work")
+    parser.add_argument(
+        "--splits", type=Path, metavar="DIR", help="write the folds to this folder for other tools, and stop"
+    )
+    parser.add_argument("--seeds", type=int, help="models per split (default: 3, or 1 per fold)")
+    parser.add_argument(
+        "--epochs", type=int, metavar="N", help="epochs instead of each set's own number; use a separate --work"
+    )
     parser.add_argument("--work", type=Path, default=Path("finetuned"), metavar="DIR")
     parser.add_argument("--cache", type=Path, default=Path("data/cache"), metavar="DIR")
-    parser.add_argument("--collect", action="store_true", help="only write down what --work has; compute nothing more")
-    parser.add_argument("--output", type=Path, metavar="FILE.md", help="write the tables there")
+    parser.add_argument("--collect", action="store_true", help="only report what --work contains; compute nothing")
+    parser.add_argument("--output", type=Path, metavar="FILE.md", help="file for the tables")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; return 2 for an error that the user can mend."""
+    """Run the benchmark; return 2 for an error that the user can correct."""
     try:
         run(build_parser().parse_args(argv))
     except UnimolScaleError as error:

@@ -1,4 +1,4 @@
-"""Is a difference between two fine-tunings more than luck with test molecules and seeds? A bootstrap over both.
+"""Is the difference of two fine-tunings more than chance in test molecules and seeds? A bootstrap over both.
 
 Shapes: T test rows, S seeds, L targets, D draws.
 """
@@ -20,13 +20,13 @@ RESAMPLES = 4000
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """How much of scratch's error is gone; of a ROC-AUC, of what it lacks to 1.
+    """The relative reduction of scratch's error; for ROC-AUC, the error is 1 − AUC.
 
     Attributes:
-        value: of the test rows.
-        low: end of its 95 % interval.
-        high: its other end.
-        valid: of the validation rows, at the epochs that were chosen by them.
+        value: reduction on the test rows.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        valid: reduction on the validation rows, at the epochs that were chosen by them.
     """
 
     value: float
@@ -38,12 +38,12 @@ class Gain:
 def gain(own: tuple[Path, FinetuneResult], scratch: tuple[Path, FinetuneResult]) -> Gain:
     """Return the gain of one fine-tuning over another, both of the same targets and rows; of several, of their mean.
 
-    Test molecules are drawn anew with replacement, and both are judged on the same draws; the seeds of each are drawn
-    anew too.
+    Test molecules are drawn with replacement, and both fine-tunings are evaluated on the same draws; the seeds of each
+    are drawn with replacement too.
 
     Args:
-        own: folder and outcome of the one.
-        scratch: of the other.
+        own: folder and outcome of one fine-tuning.
+        scratch: those of the other, with which it is compared.
     """
     metric = own[1].metric
     label_TL, molecule_T, own_STL = _test_rows(*own)
@@ -66,7 +66,7 @@ def gain(own: tuple[Path, FinetuneResult], scratch: tuple[Path, FinetuneResult])
 
 
 def share_gone(own_D: Float64, scratch_D: Float64, metric: str) -> Float64:
-    """Return how much of scratch's error is gone; of a higher score, of what it lacks to 1."""
+    """Return the relative reduction of scratch's error; if a higher score is better, the error is 1 − score."""
     if METRICS[metric].higher_is_better:
         return (own_D - scratch_D) / (1.0 - scratch_D)
     return (scratch_D - own_D) / scratch_D

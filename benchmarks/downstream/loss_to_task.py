@@ -5,17 +5,23 @@
 
 Models are runs or checkpoints of runs. Each one's vectors of molecules are taken as they are, and a ridge regression of
 them is fitted to the gap of QM9 and to the lipophilicity of MoleculeNet: on training molecules, its penalty chosen on
-validation molecules, its error that of the test. No two parts share a scaffold; each seed deals the scaffolds anew. The
-table has the columns run, checkpoint, loss, task, metric, value and seed, as scaling/tasks/task_table.py says. What is
-measured is kept under --work, and the same command goes on after an interruption.
+validation molecules, its error that of the test. No two parts share a scaffold; each seed deals the scaffolds anew.
+
+Models named after --fine-tune are fine-tuned as well, each on one scaffold split with --fine-tuning-seeds seeds, at the
+learning rate that is better on its validation molecules. Their rows have a task of their own, such as "QM9 gap,
+fine-tuned". With --molecules, the training molecules are cut down by the same share.
+
+The table has the columns run, checkpoint, loss, task, metric, value and seed, as scaling/tasks/task_table.py says. What
+is measured is kept under --work, and the same command goes on after an interruption.
 """
 
 import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 # As every command has it, and before torch is imported.
@@ -35,9 +41,10 @@ from unimol_scale.common.machine.memory import keep_freed_memory
 from unimol_scale.common.run_files import CHECKPOINTS
 from unimol_scale.common.summary_file import read_summary
 from unimol_scale.common.text.json_files import hash_json
-from unimol_scale.downstream.config import FinetuneConfig
+from unimol_scale.downstream.config import FinetuneConfig, FinetuneTrainConfig
 from unimol_scale.downstream.data.splits import split_rows
 from unimol_scale.downstream.embedding.representations import RepresentationConfig, represent_all
+from unimol_scale.downstream.finetuning.finetune import finetune
 from unimol_scale.downstream.finetuning.labelled_rows import Rows, load_rows
 from unimol_scale.errors import ConfigError, UnimolScaleError
 from unimol_scale.store.schema import Float32, Float64, Int64
@@ -45,8 +52,11 @@ from unimol_scale.store.schema import Float32, Float64, Int64
 COMMAND = "python -m benchmarks.downstream.loss_to_task"
 
 ALPHAS = np.logspace(-3, 6, 19)  # penalties, of vectors whose entries have a standard deviation of 1
+FINE_TUNING_RATES = (5e-4, 2e-3)  # small models want the larger one
+FINE_TUNING_EPOCHS = 5
 COLUMNS = ("run", "checkpoint", "loss", "task", "metric", "value", "seed")
 Row = dict[str, str | int | float]
+Load = Callable[[], tuple[Rows, Int64]]  # rows of a task, and which of them count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +162,9 @@ def load_task(task: Task, path: Path, options: argparse.Namespace) -> tuple[Rows
     return rows, usable
 
 
-def measure(model: PretrainedModel, task: Task, rows: Rows, usable: Int64, options: argparse.Namespace) -> list[Row]:
-    """Return one row of the table for each seed."""
+def measure(model: PretrainedModel, task: Task, load: Load, options: argparse.Namespace) -> list[Row]:
+    """Return one row of the table for each split of the ridge regression."""
+    rows, usable = load()
     vector_RD = vectors_of(model, rows, rows.molecules.position_M[usable], options.device)
     label_R = rows.labels_ML[usable, 0]
     scaffolds = [rows.molecules.scaffold_smiles[row] for row in usable.tolist()]
@@ -183,6 +194,66 @@ def measure(model: PretrainedModel, task: Task, rows: Rows, usable: Int64, optio
     return table
 
 
+def measure_fine_tuned(
+    model: PretrainedModel, task: Task, path: Path, load: Load, options: argparse.Namespace
+) -> list[Row]:
+    """Return one row of the table for each seed of a fine-tuning; ``path`` has the molecules of the task."""
+    rows, usable = load()
+    share = len(usable) / int(rows.usable_M.sum())
+    outcomes = []
+    for rate in FINE_TUNING_RATES:
+        config = FinetuneConfig(
+            data=path,
+            pretrained=str(model.path),
+            targets=(task.target,),
+            metric=task.metric,
+            skip_bad=True,
+            hydrogens=False,
+            label_fraction=share,
+            seeds=options.fine_tuning_seeds,
+            cache=options.cache,
+            output=options.work / f"{model.run}-{model.step}-{task.target}-{share:g}-{rate:g}",
+            train=FinetuneTrainConfig(learning_rate=rate, warm_up=0.1, epochs=FINE_TUNING_EPOCHS),
+            baselines=False,
+        )
+        outcomes.append(finetune(config))
+    best = min(outcomes, key=lambda one: sum(seed.valid for seed in one.seeds))
+    return [
+        {
+            "run": model.run,
+            "checkpoint": model.step,
+            "loss": model.loss,
+            "task": f"{task.name}, fine-tuned",
+            "metric": task.metric,
+            "value": float(seed.test if seed.test is not None else np.nan),
+            "seed": seed.seed,
+        }
+        for seed in best.seeds
+    ]
+
+
+def kept_rows(
+    model: PretrainedModel, task: Task, depends_on: Sequence[object], measured: Callable[[], list[Row]], work: Path
+) -> list[Row]:
+    """Return the rows of one model and task, measured now or before, and print their mean.
+
+    Args:
+        model: that is measured.
+        task: that it is measured on.
+        depends_on: everything else that the rows depend on.
+        measured: measures them.
+        work: folder of what is measured.
+    """
+    made_of = [model.sha256, task.name, *depends_on]
+    kept = work / f"{model.run}-{model.step}-{task.target}-{hash_json(made_of)[:12]}.json"
+    if not kept.is_file():
+        commit_text(kept, json.dumps(measured()))
+    found: list[Row] = json.loads(kept.read_text(encoding="utf-8"))
+    name, mean = found[0]["task"], np.mean([float(row["value"]) for row in found])
+    print(f"{model.run}, step {model.step}, loss {model.loss:.4g}: {name} {task.metric} {mean:.4g}", flush=True)
+    return found
+
+
 def run(options: argparse.Namespace) -> None:
     """Measure what is not measured yet, and write the table.
 
@@ -194,22 +265,19 @@ def run(options: argparse.Namespace) -> None:
     if not tasks:
         raise ConfigError("give at least one of --qm9 and --lipophilicity")
     models = [model_at(path) for path in options.models]
+    tuned = [model_at(path) for path in options.fine_tune]
     options.work.mkdir(parents=True, exist_ok=True)
     table: list[Row] = []
     for task, path in tasks:
-        loaded: tuple[Rows, Int64] | None = None
+        load = cache(partial(load_task, task, path, options))  # only where something is to be measured
+        rows_of = [str(path.resolve()), options.molecules]
         for model in models:
-            made_of = [model.sha256, task.name, str(path.resolve()), options.molecules, options.seeds]
-            kept = options.work / f"{model.run}-{model.step}-{task.target}-{hash_json(made_of)[:12]}.json"
-            if not kept.is_file():
-                loaded = loaded or load_task(task, path, options)
-                commit_text(kept, json.dumps(measure(model, task, *loaded, options)))
-            found = json.loads(kept.read_text(encoding="utf-8"))
-            table += found
-            mean = np.mean([row["value"] for row in found])
-            print(
-                f"{model.run}, step {model.step}, loss {model.loss:.4g}: {task.name} {task.metric} {mean:.4g}",
-                flush=True,
+            probe = partial(measure, model, task, load, options)
+            table += kept_rows(model, task, [*rows_of, options.seeds], probe, options.work)
+        for model in tuned:
+            fine_tuned = partial(measure_fine_tuned, model, task, path, load, options)
+            table += kept_rows(
+                model, task, [*rows_of, options.fine_tuning_seeds, "fine-tuned"], fine_tuned, options.work
             )
     options.output.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({name: [row[name] for row in table] for name in COLUMNS}), options.output)
@@ -223,6 +291,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--qm9", type=Path, metavar="STORE", help="of configs/build/qm9.yaml")
     parser.add_argument("--lipophilicity", type=Path, metavar="FILE", help="Lipophilicity.csv of MoleculeNet")
     parser.add_argument("--seeds", type=int, default=5, help="splits (default: %(default)s)")
+    parser.add_argument(
+        "--fine-tune", type=Path, nargs="+", default=[], metavar="MODEL", help="models that are fine-tuned as well"
+    )
+    parser.add_argument(
+        "--fine-tuning-seeds", type=int, default=2, metavar="N", help="of each of them (default: %(default)s)"
+    )
     parser.add_argument("--molecules", type=int, metavar="N", help="of each set at most (default: all)")
     parser.add_argument("--work", type=Path, default=Path("loss_to_task"), metavar="DIR", help="what is measured")
     parser.add_argument("--cache", type=Path, default=Path("data/cache"), metavar="DIR", help="of conformers")

@@ -1,4 +1,4 @@
-"""Write the molecules of structure files and tables as tranche files, to be pretrained on with those of ZINC20.
+"""Write the molecules of structure files and tables as tranche files, for pretraining together with those of ZINC20.
 
     python -m benchmarks.downstream.molecules platinum_diverse_dataset_2017_01.sdf.gz tox21.csv --output LARGER
 
@@ -26,7 +26,7 @@ KINDS = (".sdf.gz", ".csv", ".smi")
 def molecules(path: Path) -> Iterator[Chem.Mol | None]:
     """Yield the molecules, without hydrogens, of a .sdf.gz, of a .csv, or of the first words of the lines of a .smi.
 
-    None stands for what RDKit cannot read.
+    None stands for a molecule that RDKit cannot read.
 
     Raises:
         SystemExit: a .csv has no column "smiles".

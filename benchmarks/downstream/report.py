@@ -67,12 +67,12 @@ class Cell:
     """One fine-tuning.
 
     Attributes:
-        set: it is of.
+        set: its data set.
         start: pretrained model, or the first of those that share this model from scratch.
-        fraction: of the training labels.
+        fraction: fraction of the training labels.
         scratch: whether the weights were random.
-        outcome: what it came to.
-        folder: where it is.
+        outcome: its result.
+        folder: its folder.
         rate: learning rate, the best on validation.
         tried: every learning rate that was compared.
     """
@@ -100,7 +100,7 @@ def write_report(
     fractions = sorted({cell.fraction for cell in cells}, reverse=True)
     sets = list(dict.fromkeys(cell.set for cell in cells))
     lines = [
-        "# What pretraining is worth downstream",
+        "# The benefit of pretraining downstream",
         "",
         f"- {datetime.datetime.now(datetime.timezone.utc).date()}, {processor()}, Python {platform.python_version()}, "
         f"torch {torch.__version__}",
@@ -122,7 +122,7 @@ def write_report(
         lines += ["## Gain over scratch", "", *_gain_table(sets, starts, fractions, gains)]
     lines += _pair_table(sets, pairs, fractions, cells)
     lines += _rates(cells)
-    lines += ["## What pretraining has seen of the test molecules", "", *_leakage(cells)]
+    lines += ["## Test molecules that pretraining has seen", "", *_leakage(cells)]
     commit_text(path, "\n".join(lines))
     path.with_suffix("").mkdir(parents=True, exist_ok=True)
     results = {"command": command, "cells": [strict.to_tree(cell) for cell in cells]}
@@ -248,9 +248,9 @@ def _gain_table(
 ) -> list[str]:
     heads = ["set", *(f"{start}, {fraction:.0%}" for start in starts for fraction in fractions)]
     lines = [
-        "Share of scratch's error that is gone (of a ROC-AUC: of what it lacks to 1), with its 95 % interval by a",
-        "bootstrap over test rows and seeds: where that holds 0, they cannot tell the two apart. After the semicolon,",
-        "that of the validation rows, by which the epochs were chosen.",
+        "Relative reduction of scratch's error (for ROC-AUC, of 1 − AUC), with its 95 % interval by a bootstrap over",
+        "test rows and seeds: if it contains 0, the two cannot be distinguished. After the semicolon, the reduction on",
+        "the validation rows, by which the epochs were chosen.",
         "",
     ]
     lines += ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
@@ -271,8 +271,9 @@ def _pair_table(
         lines += [
             f"## {own} beside {other}",
             "",
-            f"Share of the error of {other} that is gone with {own} (of a ROC-AUC: of what it lacks to 1), with its",
-            "95 % interval by a bootstrap over test rows and seeds. After the semicolon, that of the validation rows.",
+            f"Relative reduction of the error of {other} with {own} (for ROC-AUC, of 1 − AUC), with its 95 % interval "
+            "by",
+            "a bootstrap over test rows and seeds. After the semicolon, the reduction on the validation rows.",
             "",
             "| set | labels | gain |",
             "| --- " * 3 + "|",
@@ -303,7 +304,7 @@ def _draw(
     fractions: Sequence[float],
     gains: Gains,
 ) -> None:
-    """Draw the gains: a group a set, a bar a start; paler with fewer labels."""
+    """Draw the gains: one group per set, one bar per start; paler for fewer labels."""
     figure = Figure(figsize=(1.7 * len(sets) + 1.5, 3.6), layout="constrained")
     axes = figure.subplots()
     made = {(start, fraction) for _, start, fraction in gains}
@@ -323,7 +324,7 @@ def _draw(
         axes.bar(x, y, width, yerr=error, ecolor="#555555", color=colour, alpha=alpha, label=label)
     axes.axhline(0.0, color="#777777", lw=1)
     axes.set_xticks(range(len(sets)), list(sets))
-    axes.set_ylabel("error of scratch that is gone (%)")
+    axes.set_ylabel("reduction of scratch's error (%)")
     axes.legend(fontsize=8)
     axes.grid(axis="y", alpha=0.25)
     FigureCanvasAgg(figure)

@@ -1,4 +1,4 @@
-"""The eight sets of the benchmark, how long and at which rates each is fitted, and the settings of a fine-tuning."""
+"""The eight sets of the benchmark, their epochs and learning rates, and the settings of a fine-tuning."""
 
 import argparse
 import dataclasses
@@ -21,13 +21,13 @@ class DataSet:
     """One set and how long it is fitted; the settings were fixed before any test score was looked at.
 
     Attributes:
-        source: option of the command line that names its data.
-        file: within --moleculenet; empty for a store.
-        targets: label columns; of several the mean score counts.
-        metric: of the field.
-        epochs: at most; more for smaller sets.
-        rates: learning rates, of which every start takes the one that is better on validation.
-        repeats: of a cross-validation: two for sets below 2,500 rows.
+        source: command-line option for its data.
+        file: its file within --moleculenet; empty for a store.
+        targets: label columns; if there are several, the mean score counts.
+        metric: the usual metric for this set.
+        epochs: maximal number of epochs; more for smaller sets.
+        rates: learning rates; every start uses the one that is best on validation.
+        repeats: repeats of a cross-validation: two for sets below 2,500 rows.
     """
 
     targets: tuple[str, ...]
@@ -68,7 +68,7 @@ def chosen_sets(options: argparse.Namespace) -> list[str]:
     """Return the sets that are asked for: those named, or all whose data is given.
 
     Raises:
-        ConfigError: the data of a set that is named is not given.
+        ConfigError: the data of a requested set is not given.
     """
     given = {name for name, one in SETS.items() if getattr(options, one.source, None) is not None}
     for name in options.set or ():
@@ -108,13 +108,13 @@ def settings(
     """Return the fine-tuning of one cell of the table.
 
     Args:
-        options: of the command line.
-        name: of the set.
-        model: what the weights, or the dimensions, are of.
-        fraction: of the training labels.
-        reinitialise: random weights.
+        options: options of the command line.
+        name: name of the set.
+        model: model that provides the weights, or the dimensions.
+        fraction: fraction of the training labels.
+        reinitialise: use random weights.
         rate: learning rate.
-        data: in place of the set's own file, such as a table of the rows that all starts share.
+        data: file to use instead of the set's own, such as a table of the rows that all starts share.
     """
     chosen = SETS[name]
     start = Path(model).name + (f"-{SCRATCH}" if reinitialise else "")

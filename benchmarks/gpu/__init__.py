@@ -1,1 +1,1 @@
-"""What the system does on a GPU: kernels counted without one, and the acceptance run on one."""
+"""The system on a GPU: kernels counted without one, and the acceptance run on one."""

@@ -1,12 +1,12 @@
-"""Accept a GPU in one call: what it computes, whether that is right, and how fast; in at most ten minutes.
+"""Test a GPU in one call: what it computes, whether that is correct, and how fast; in at most ten minutes.
 
     python -m benchmarks.gpu --output results/gpu
     python -m benchmarks.gpu --output results/cpu --device cpu --quick
 
-Needs nothing but this checkout and what the trainer imports. Every stage runs in a process of its own with a limit of
-its own, so that one that fails or hangs does not take the others with it. Writes NAME.json and NAME.log of every stage,
+Needs only this checkout and the packages that the trainer imports. Every stage runs in its own process with its own
+time limit, so a stage that fails or hangs does not stop the others. Writes NAME.json and NAME.log for every stage,
 report.md and results.json; the exit status is 0 only if all checks of all stages passed. On a CPU everything is small,
-and what only a GPU has is left out.
+and checks that need a GPU are left out.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# As every command has it, and before torch is imported.
+# As in every command, this comes before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from benchmarks.common import again, as_started, module_parser, processor
@@ -36,10 +36,10 @@ class Stage:
     """A part of the acceptance run.
 
     Attributes:
-        name: of its files, and of the function that does it.
-        module: of this package that the function is in.
-        seconds: that it may take on a GPU.
-        quick_seconds: on a CPU, where everything is small and other work may be going on.
+        name: name of its files, and of the function that runs it.
+        module: module of this package that contains the function.
+        seconds: time limit on a GPU.
+        quick_seconds: time limit on a CPU, where everything is small and the machine may be busy.
     """
 
     name: str
@@ -68,10 +68,10 @@ class StageResult:
     """How a stage ended.
 
     Attributes:
-        name: of the stage.
+        name: name of the stage.
         status: passed, failed, ended with a status, too slow, or not started for lack of time.
-        seconds: that it took.
-        findings: as its file has them; None: it left none.
+        seconds: its duration.
+        findings: the content of its file; None: it wrote none.
     """
 
     name: str
@@ -81,7 +81,7 @@ class StageResult:
 
 
 def run_stage(stage: Stage, options: argparse.Namespace, seconds: float) -> StageResult:
-    """Run a stage in a process group of its own and end it when its time is over."""
+    """Run a stage in a process group of its own and end it at its time limit."""
     told = options.output / f"{stage.name}.json"
     told.unlink(missing_ok=True)
     arguments = ["--stage", stage.name, "--seconds", f"{seconds:.0f}", "--output", str(options.output)]
@@ -135,7 +135,7 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def do_stage(options: argparse.Namespace) -> None:
-    """Do one stage in this process."""
+    """Run one stage in this process."""
     import torch
 
     from benchmarks.gpu.stage import StageSettings
@@ -173,18 +173,20 @@ def accept(options: argparse.Namespace) -> bool:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = module_parser(COMMAND, __doc__ or "")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the results")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--quick", action="store_true", help="everything small; always so on a CPU")
-    parser.add_argument("--store", type=Path, help="conformers for a real pretraining in the time that is left")
+    parser.add_argument("--quick", action="store_true", help="make everything small; always done on a CPU")
+    parser.add_argument("--store", type=Path, help="conformer store for a real pretraining in the remaining time")
     parser.add_argument("--seconds", type=float, default=ALL_SECONDS, help="for everything")
-    parser.add_argument("--only", nargs="+", choices=[stage.name for stage in STAGES], help="stages; default: all")
+    parser.add_argument(
+        "--only", nargs="+", choices=[stage.name for stage in STAGES], help="run only these stages (default: all)"
+    )
     parser.add_argument("--stage", choices=[stage.name for stage in STAGES], help=argparse.SUPPRESS)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says and return the exit status."""
+    """Run the command line and return the exit status."""
     options = build_parser().parse_args(arguments)
     options.quick |= options.device == "cpu"
     options.output = options.output.absolute()

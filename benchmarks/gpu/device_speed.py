@@ -22,14 +22,14 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 ATOMS = 25
 REPEATS = 5
 TOP_KERNELS = 12
-# Share of the accounting that the peak may lie above or below.
+# Relative deviation allowed between the measured peak and the accounting.
 MEMORY_TOLERANCE = 0.05
 GIB = 2**30
 WEIGHTS = DenoiseObjective(DenoiseConfig()).weights
 
 
 def peak(settings: StageSettings) -> Findings:
-    """The rates that everything else is a share of."""
+    """The peak rates to which all other rates are related."""
     findings = Findings()
     rows = [["what", "rate"]]
     for name, dtype in DTYPES.items():
@@ -71,7 +71,7 @@ def _seconds(step: Callable[[], None], device: torch.device) -> float:
 
 
 def speed(settings: StageSettings) -> Findings:
-    """Speed by size and micro-batch, by Triton's kernels, by torch's, and of the textbook formulation."""
+    """Speed for sizes and micro-batches, with Triton's kernels, with torch's, and of the textbook formulation."""
     findings = Findings()
     dtype = "fp32" if settings.quick else "bf16"
     plan = {"0.03M": (4,)} if settings.quick else {"84M": (32, 128, 320), "310M": (32, 128, 256), "1.1B": (8, 32, 64)}
@@ -161,7 +161,7 @@ def syncs(settings: StageSettings) -> Findings:
 
 
 def memory(settings: StageSettings) -> Findings:
-    """Peak memory of a micro-batch against what the planner counts."""
+    """Peak memory of a micro-batch, compared with the planner's estimate."""
     findings = Findings()
     if not settings.cuda:
         findings.notes.append("Memory on a CPU is held by tests/unit/model/test_memory.py.")
@@ -174,7 +174,7 @@ def memory(settings: StageSettings) -> Findings:
             before = torch.cuda.memory_allocated(settings.device)
             torch.cuda.reset_peak_memory_stats(settings.device)
             step()
-        gradients = 2 * count_parameters(config).total  # made in the step, and not part of the count
+        gradients = 2 * count_parameters(config).total  # made in the step, and not part of the estimate
         found = torch.cuda.max_memory_allocated(settings.device) - before - gradients
         expected = activation_bytes(config, molecules, ATOMS, 2, mask_bytes=1)
         findings.notes.append(f"{molecules} molecules: {found / GIB:.2f} GiB, counted {expected / GIB:.2f} GiB")

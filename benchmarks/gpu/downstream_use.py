@@ -1,4 +1,4 @@
-"""The stage of what follows pretraining: vectors of molecules and fine-tuning, by the commands that users have."""
+"""The stage for uses after pretraining: vectors of molecules and fine-tuning, through the users' commands."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.common import REPOSITORY
 from benchmarks.gpu.stage import STORE, Findings, StageSettings
 
-# Of vectors in fp32, between the device and the CPU, as a share of the largest.
+# Difference of fp32 vectors between the device and the CPU, relative to the largest.
 VECTOR_TOLERANCE = 2e-4
 
 

@@ -1,4 +1,4 @@
-"""Write how many kernels a micro-batch starts and how many bytes a layer moves, with torch's kernels and with Triton's.
+"""Count the kernels that a micro-batch starts and the bytes that a layer moves, with torch's kernels and with Triton's.
 
     python -m benchmarks.gpu.launches --output benchmarks/results/gpu_launches.md
 
@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = module_parser(COMMAND, __doc__ or "")
     parser.add_argument("--sizes", nargs="+", default=SIZES)
-    parser.add_argument("--molecules", type=int, default=296, help="in the micro-batch")
+    parser.add_argument("--molecules", type=int, default=296, help="molecules per micro-batch")
     parser.add_argument("--atoms", type=int, default=25, help="of each")
     parser.add_argument("--output", type=Path, help="Markdown file; default: the terminal")
     return parser

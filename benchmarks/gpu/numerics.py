@@ -22,10 +22,10 @@ from unimol_scale.objectives.denoise import DenoiseSample
 from unimol_scale.objectives.distill import DistillConfig, Teacher
 
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "triangle_dropout": 0.0}
-# Of losses and norms of the gradient, against the same on the CPU in fp32.
+# Relative deviation of losses and gradient norms from those of the CPU in fp32.
 TOLERANCE = {"fp32": 2e-5, "bf16": 3e-2}
 GRADIENT_TOLERANCE = {"fp32": 2e-4, "bf16": 6e-2}
-# Of all gradients, between Triton's kernels and torch's.
+# Relative difference of all gradients between Triton's kernels and torch's.
 KERNEL_TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}
 TRUTH = ("textbook", "fp32")
 
@@ -45,7 +45,7 @@ def losses_and_gradients(model: nn.Module, sample: Sample) -> tuple[torch.Tensor
 
 
 def parity(settings: StageSettings) -> Findings:
-    """The model on the device against the textbook formulation on the CPU, and every objective against itself there."""
+    """Compare the model on the device with the textbook formulation, and every objective with its CPU results."""
     findings, cpu = Findings(), torch.device("cpu")
     config = preset("0.1M") if settings.quick else preset("84M", layers=2, **NO_DROPOUT)
     sample = random_sample([3, 26, 11, 19], seed=0)
@@ -81,7 +81,7 @@ def _of_objective(name: str, device: torch.device, quick: bool) -> tuple[torch.T
 
 
 def kernels(settings: StageSettings) -> Findings:
-    """A model by Triton's kernels against the same by torch's, for several sizes of molecules; dropout that repeats."""
+    """Compare Triton's kernels with torch's for several sizes of molecules, and check that dropout repeats."""
     findings = Findings()
     if not has_triton():
         findings.notes.append("Triton is not installed: its kernels were not run.")

@@ -1,4 +1,4 @@
-"""Stages that start the pretraining command as a user does, on the small store of the checkout or on a carried one."""
+"""Stages that start the pretraining command like a user, on the small store of the checkout or on a given one."""
 
 import json
 import math
@@ -39,7 +39,7 @@ def environment(settings: StageSettings) -> dict[str, str]:
 
 
 def pretrain(settings: StageSettings, output: Path, *arguments: object, store: Path = STORE) -> int:
-    """Run to the end and return the exit status; what it says goes to the stage's log."""
+    """Run to the end and return the exit status; its output goes to the stage's log."""
     full = command(*arguments, "--data", store, "--output", output)
     return subprocess.run(full, env=environment(settings), check=False).returncode
 
@@ -50,7 +50,7 @@ def losses(output: Path) -> dict[int, float]:
 
 
 def engine(settings: StageSettings) -> Findings:
-    """ZeRO stages and precisions against the committed curve of a CPU."""
+    """Compare ZeRO stages and precisions with the committed curve of a CPU."""
     findings = Findings()
     expected = {int(step): loss for step, loss in json.loads(CURVE.read_text(encoding="utf-8")).items()}
     cases = [(3, "fp32")] if settings.quick else [(s, p) for p in CURVE_TOLERANCE for s in range(4)]
@@ -71,7 +71,7 @@ def _size(error: float) -> float:
 
 
 def resume(settings: StageSettings) -> Findings:
-    """A run that is killed after a checkpoint and started again, against one that is not: equal to the bit."""
+    """Kill a run after a checkpoint and start it again: it must be bit-equal to an undisturbed run."""
     findings = Findings()
     chosen = (
         "train.precision=fp32",
@@ -97,7 +97,7 @@ def resume(settings: StageSettings) -> Findings:
 
 
 def large(settings: StageSettings) -> Findings:
-    """The whole 1.1B for a few steps at stages 1 and 3, saved and read again."""
+    """Train the whole 1.1B for a few steps at stages 1 and 3, save it and load it again."""
     findings = Findings()
     size: Sequence[str] = ("0.03M",) if settings.quick else ("1.1B",)
     for zero in (1,) if settings.quick else (1, 3):
@@ -117,7 +117,7 @@ def large(settings: StageSettings) -> Findings:
 
 
 def pretraining(settings: StageSettings) -> Findings:
-    """A real pretraining of the 42M on a carried store, for the time that is left; its curve stays in its folder."""
+    """Pretrain the 42M on the store given with --store for the remaining time; the curve stays in its folder."""
     findings = Findings()
     if settings.store is None:
         findings.notes.append("No --store was given.")

@@ -1,4 +1,4 @@
-"""What a stage of the acceptance run is given, and what it finds: checks that pass or do not, and numbers.
+"""The input of a stage of the acceptance run, and its findings: checks that pass or fail, and numbers.
 
 A stage runs in a process of its own and leaves its findings as JSON.
 """
@@ -18,14 +18,14 @@ STORE = REPOSITORY / "tests" / "earlier" / "2026-11-28" / "stores" / "arrow"
 
 @dataclass(frozen=True, kw_only=True)
 class StageSettings:
-    """What a stage is given.
+    """The input of a stage.
 
     Attributes:
-        device: that is accepted.
+        device: the device to test.
         quick: whether everything is small, as on a CPU.
-        folder: for what the stage writes.
-        store: conformers for the real pretraining; None: there are none.
-        seconds: that the stage has.
+        folder: folder for the stage's files.
+        store: conformer store for the real pretraining; None: skip it.
+        seconds: time limit of the stage.
     """
 
     device: torch.device
@@ -42,7 +42,7 @@ class StageSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """A condition: what was found, what was wanted, and whether that is so."""
+    """A condition: the value found, the value wanted, and whether it is met."""
 
     name: str
     found: str
@@ -65,7 +65,7 @@ class Findings:
     notes: list[str] = field(default_factory=list)
 
     def at_most(self, name: str, found: float, limit: float) -> None:
-        """Check that a number is no larger than a limit; one that is not finite is."""
+        """Check that a number is finite and at most a limit."""
         self.checks.append(Check(name=name, found=f"{found:.3g}", wanted=f"≤ {limit:g}", passed=found <= limit))
 
     def equal(self, name: str, found: object, wanted: object) -> None:
@@ -73,7 +73,7 @@ class Findings:
         self.checks.append(Check(name=name, found=str(found), wanted=str(wanted), passed=found == wanted))
 
     def write(self, path: Path) -> None:
-        """Leave them in a file."""
+        """Write the findings to a file."""
         path.write_text(json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False), encoding="utf-8")
 
 

@@ -1,1 +1,1 @@
-"""Benchmarks of scaling-law fits: published points, and how often intervals hold the truth."""
+"""Benchmarks of scaling-law fits: published points, and how often intervals contain the true value."""

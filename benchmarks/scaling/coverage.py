@@ -1,8 +1,8 @@
-"""How often the intervals of a scaling-law fit hold the truth: simulated runs of known laws, many times over.
+"""How often the intervals of a scaling-law fit contain the true value: simulated runs of known laws, many times over.
 
     python -m benchmarks.scaling.coverage [--seeds 50] [--bootstrap 500] [--output FILE.md]
 
-Every table of runs is drawn from a known law on a grid of sizes, budgets and seeds that a group could afford, with
+Every table of runs is drawn from a known law on a realistic grid of sizes, budgets and seeds, with
 log-normal noise of 0.5 %. The table says in how many of them the 90 % interval covers each parameter, and in how many
 the tool itself says that the runs do not determine it, or refuses the law. "best N" is the compute-optimal size for a
 budget of 1e12 FLOPs at 6·N·D, whose true value is that of the true law.
@@ -33,7 +33,7 @@ BUDGET = 1e12
 
 @dataclass(frozen=True)
 class Design:
-    """A known law and the runs that would be made to find it.
+    """A known law and the runs from which it is fitted.
 
     Attributes:
         label: name in the table.
@@ -41,7 +41,7 @@ class Design:
         truth: its parameters.
         sizes: N of the models.
         budgets: D of the runs.
-        seeds: runs of every pair.
+        seeds: runs per pair of size and budget.
     """
 
     label: str
@@ -113,7 +113,7 @@ def designs() -> list[Design]:
 
 @dataclass(frozen=True)
 class Coverage:
-    """What became of one parameter over all tables: counts of tables."""
+    """Results for one parameter: in how many tables each outcome occurred."""
 
     covered: int
     fitted: int
@@ -161,7 +161,7 @@ def main() -> None:
     arguments = build_parser().parse_args()
     begin = time.perf_counter()
     lines = [
-        "# Do the intervals hold the truth?",
+        "# Do the intervals contain the true value?",
         "",
         f"{datetime.date.today()}, `{as_started(COMMAND)}`.",
         "",

@@ -1,4 +1,4 @@
-"""The published Chinchilla points fitted anew, and how long thousands of bootstrap fits of them take.
+"""A new fit of the published Chinchilla points, and the time that thousands of bootstrap fits of them take.
 
     python -m benchmarks.scaling.fit POINTS.csv [--draws 4000] [--output FILE.md]
 
@@ -64,7 +64,7 @@ def main() -> None:
 
     cores = len(os.sched_getaffinity(0))
     lines = [
-        "# The Chinchilla points, fitted anew",
+        "# A new fit of the Chinchilla points",
         "",
         f"{datetime.date.today()}, `{as_started(COMMAND)}`: {len(points)} points, {arguments.draws} bootstrap draws, "
         f"90 % intervals. On {cores} core{'s' * (cores > 1)} of {processor()}, shared with other work (load "

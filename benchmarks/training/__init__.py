@@ -1,1 +1,1 @@
-"""Benchmarks of pretraining: the model's step, the loop around it, its data, its objectives, and what it survives."""
+"""Benchmarks of pretraining: the model's step, training loop, data, objectives, and recovery from faults."""

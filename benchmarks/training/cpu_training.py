@@ -2,11 +2,11 @@
 
     python -m benchmarks.training.cpu_training data/sample
 
-A turn is one optimizer step: micro-batches read and corrupted before, then losses, gradients, norm, clipping and AdamW,
-by the engine's own ``OptimizerStep`` under DeepSpeed's stage 0. Every side does the same molecules, in turns, and a
-ratio is of neighbouring turns, so that it holds on a machine whose speed drifts. The former way is
-``train.side_by_side=1``, and ``--former-kernels`` takes for it, besides, the matrix libraries that it had. With
-``--neighbour`` another process keeps one of the cores busy: once the sides alone, once beside it.
+A turn is one optimizer step on micro-batches prepared before it: losses, gradients, norm, clipping and AdamW,
+by the engine's own ``OptimizerStep`` under DeepSpeed's stage 0. All sides train on the same molecules, in turns, and a
+ratio compares neighbouring turns, so that it is valid although the machine's speed drifts. The former way is
+``train.side_by_side=1``; with ``--former-kernels`` it also uses the matrix libraries of that time. With
+``--neighbour`` the sides are also measured while another process keeps one of the cores busy.
 """
 
 import argparse
@@ -67,7 +67,7 @@ class Way:
 
 
 class Side:
-    """A model that is trained one of the ways, with its batches in memory.
+    """A model that is trained in one of the ways, with its batches in memory.
 
     Args:
         way: how it computes.
@@ -120,7 +120,7 @@ class Side:
 
 @contextmanager
 def former_kernels() -> Iterator[None]:
-    """Compute with the libraries of before: no C kernels, oneDNN for everything wide, transposed operands copied."""
+    """Compute with the former libraries: no C kernels, oneDNN for everything wide, transposed operands copied."""
     now = kernels._is_intel, kernels.weight_gradient
     kernels._is_intel = lambda: False  # type: ignore[assignment]
     kernels.weight_gradient = lambda grad_RC, x_RK: kernels.product(grad_RC.t(), x_RK)
@@ -135,7 +135,7 @@ def former_kernels() -> Iterator[None]:
 
 @contextmanager
 def matching_kernels() -> Iterator[None]:
-    """Compute with the libraries that suit the processor."""
+    """Compute with the libraries chosen for the processor."""
     yield
 
 
@@ -215,12 +215,20 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("store", help="conformer store")
     parser.add_argument("--size", nargs="+", default=["0.1M", "0.5M", "2M", "4M"])
     parser.add_argument("--config", type=Path, help="settings of the run, such as configs/pretrain/zinc-cpu.yaml")
-    parser.add_argument("--precision", nargs="+", choices=DTYPES, default=["fp32", "bf16"], help="the first is 1")
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        choices=DTYPES,
+        default=["fp32", "bf16"],
+        help="precisions to time; speeds are relative to the first",
+    )
     parser.add_argument("--rounds", type=int, default=8, help="timed steps of each side")
-    parser.add_argument("--batch", type=int, default=64, help="molecules of a step")
+    parser.add_argument("--batch", type=int, default=64, help="molecules per step")
     parser.add_argument("--max-pairs", type=int, default=24_000)
-    parser.add_argument("--former-kernels", action="store_true", help="one after another: as before 2026-11-29")
-    parser.add_argument("--neighbour", action="store_true", help="also beside a busy process")
+    parser.add_argument(
+        "--former-kernels", action="store_true", help="for one after another, use the kernels from before 2026-11-29"
+    )
+    parser.add_argument("--neighbour", action="store_true", help="measure also while another process is busy")
     parser.add_argument("--output", type=Path, default=RESULTS / "cpu_training.md")
     return parser
 

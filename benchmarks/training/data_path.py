@@ -1,9 +1,9 @@
-"""Time the loading of training batches, one core, beside a loader that treats one molecule at a time.
+"""Time the loading of training batches on one core, compared with a loader that treats one molecule at a time.
 
     python -m benchmarks.training.data_path data/sample
 
-Both go from the store (the plain one from pickled records in memory) to the tensors of the denoising objective. Rates
-are molecules per second of processor time of one thread; with worker processes, per second of the clock. Padding is
+Both end with the tensors of the denoising objective; ours reads the store, the plain one pickled records in memory.
+Rates are molecules per second of one thread's processor time; with worker processes, per second of the clock. Padding:
 1 − real pairs / padded pairs, a molecule of n atoms having (n + 1)² pairs. Memory is what all processes hold that is
 not the mapped store (anonymous pages, from /proc: Linux only), early and late in a run over the data.
 """
@@ -176,13 +176,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser = module_parser(COMMAND, __doc__ or "")
     parser.add_argument("store", type=Path)
     parser.add_argument("--batch", type=int, default=1024, help="global batch, molecules")
-    parser.add_argument("--max-pairs", type=int, default=15_200, help="budget of one micro-batch")
-    parser.add_argument("--steps", type=int, default=20, help="steps that are timed")
+    parser.add_argument("--max-pairs", type=int, default=15_200, help="atom pairs per micro-batch")
+    parser.add_argument("--steps", type=int, default=20, help="number of steps to time")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--plain", type=int, default=1024, help="molecules for the plain loader")
-    parser.add_argument("--micro-batches", type=int, default=32, help="of the table of padding")
+    parser.add_argument("--micro-batches", type=int, default=32, help="micro-batches for the table of padding")
     parser.add_argument("--padding-steps", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=6, help="for the memory")
+    parser.add_argument("--epochs", type=int, default=6, help="epochs for the measurement of memory")
     parser.add_argument("--output", type=Path, help="Markdown file; default: standard output")
     return parser
 

@@ -57,7 +57,7 @@ class Peaks:
                 rss[rank.pid] = rank.memory_info().rss
                 if with_pss:
                     pss[rank.pid] = rank.memory_full_info().pss
-            except psutil.Error:  # it ended just now
+            except psutil.Error:  # it has just ended
                 continue
         for mine, seen in ((self.rss, rss), (self.pss, pss)):
             for pid, value in seen.items():
@@ -169,9 +169,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--steps", type=int, default=6, help="optimizer steps, at least 3")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="conformer store")
-    parser.add_argument("--output", type=Path, metavar="FILE.md", help="write the table there")
-    parser.add_argument("--scratch", type=Path, metavar="DIR", help="where the run folder and its checkpoint go")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="of the run, over those of the file")
+    parser.add_argument("--output", type=Path, metavar="FILE.md", help="file for the table")
+    parser.add_argument("--scratch", type=Path, metavar="DIR", help="directory for the run folder and its checkpoint")
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help="settings of the run, which override those of the file"
+    )
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Time one training step of the model beside the textbook formulation of the same function.
+"""Time one training step of the model, compared with the textbook formulation of the same function.
 
     python -m benchmarks.training.model_step --size 84M --layers 2 --atoms 32 --batch 8
 
@@ -56,7 +56,7 @@ MIB = 2**20
 WEIGHT_NOISE = 0.02
 LOSS_TOLERANCE = 1e-4
 MEMORY_STEPS = 2
-# The resident set then follows what is alive: anything of a MiB or more goes back when it is freed.
+# Blocks of a MiB or more are then returned when freed, so the resident set follows the memory in use.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(MIB), "MALLOC_TRIM_THRESHOLD_": str(MIB)}
 PROFILE_ROWS = 12
 CONSOLE = Console(stderr=True)
@@ -67,7 +67,7 @@ TEXTBOOK: Variant = ("textbook", "fp32")
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What was measured of one formulation: seconds of each step; bytes added by steps, and in all."""
+    """Measurements of one formulation: seconds of each step; bytes added by steps, and in total."""
 
     seconds: list[float]
     step_bytes: int
@@ -185,7 +185,7 @@ def time_in_turns(steps: dict[Variant, Callable[[], float]], repeats: int) -> di
     losses = {variant: step() for variant, step in steps.items()}
     reference = losses[TEXTBOOK]
     if abs(losses.get(("ours", "fp32"), reference) - reference) > LOSS_TOLERANCE * reference:
-        raise SystemExit(f"the formulations are not the same function, their losses differ: {losses}")
+        raise SystemExit(f"the formulations do not compute the same function; their losses differ: {losses}")
     for step in steps.values():
         step()
     seconds: dict[Variant, list[float]] = {variant: [] for variant in steps}
@@ -257,7 +257,7 @@ def print_profile(variant: Variant, step: Callable[[], float], device: torch.dev
 
 
 def note(text: str) -> None:
-    """Say on standard error what is running."""
+    """Print on standard error what is running."""
     CONSOLE.print(f"{datetime.datetime.now():%H:%M:%S} {text}", highlight=False)
 
 
@@ -270,12 +270,17 @@ def build_parser() -> argparse.ArgumentParser:
         "--atoms", default="32", help="atoms of each molecule, or 'sample': normal, 25 ± 6, within 4..60"
     )
     parser.add_argument("--batch", type=int, default=8, help="molecules")
-    parser.add_argument("--dtype", default="both", choices=[*DTYPES, "both"], help="of ours; the textbook stays fp32")
+    parser.add_argument(
+        "--dtype",
+        default="both",
+        choices=[*DTYPES, "both"],
+        help="precision of the model; the textbook formulation uses fp32",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of each formulation")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--profile", action="store_true", help="print the operators that take most time")
-    parser.add_argument("--output", type=Path, metavar="FILE.md", help="write the table there")
+    parser.add_argument("--output", type=Path, metavar="FILE.md", help="file for the table")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     return parser
 

@@ -1,8 +1,8 @@
-"""What the data path is measured against: a loader as anyone would write it, one molecule at a time.
+"""A simple loader with which the data path is compared: it treats one molecule at a time.
 
 Like public loaders of pretraining data it keeps pickled records of SMILES and coordinates, and at every visit makes the
 graph with RDKit, shortest paths with Floyd–Warshall (SciPy's, compiled), masks, noise and the alignment of that one
-molecule; the batch is padded at the end. Each step is done with care: feature codes come from tables, nothing is made
+molecule; the batch is padded at the end. It is a fair baseline: feature codes come from tables, nothing is computed
 twice. Shapes: n atoms; B molecules padded to A atoms.
 """
 

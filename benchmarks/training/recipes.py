@@ -1,10 +1,10 @@
-"""Train one small model by several optimizers and schedules, over a few rates and seeds, and compare what each reaches.
+"""Train one small model with several optimizers and schedules, at a few rates and seeds, and compare the final losses.
 
     python conformer_gen/build.py --source sample
     python -m benchmarks.training.recipes --output benchmarks/results/recipes.md
 
 Every run is one of launch/pretrain.py on a single process, with the settings of configs/ladder/sample.yaml, the same
-number of steps and, of one seed, the same first weights and the same batches. A finished run is skipped, an unfinished
+number of steps and, for one seed, the same initial weights and batches. A finished run is skipped, an unfinished
 one is resumed: interrupt it and start the same command again. The defaults take about an hour of
 one core.
 """
@@ -66,9 +66,9 @@ class Cell:
 
     Attributes:
         recipe: name.
-        rate: at its peak.
-        losses: by seed, of validation after the last step; infinite: the run diverged.
-        seconds: of a step, mean.
+        rate: peak learning rate.
+        losses: validation loss of each seed after the last step; infinite: the run diverged.
+        seconds: mean seconds per step.
     """
 
     recipe: str
@@ -114,7 +114,7 @@ def ladder_of(recipe: str, rate: float, options: argparse.Namespace) -> LadderCo
 
 
 def trained(recipe: str, rate: float, options: argparse.Namespace) -> Cell:
-    """Bring the runs of one recipe and rate to their end.
+    """Run or resume the runs of one recipe and rate until they are finished.
 
     Raises:
         UnimolScaleError: a run failed, or its folder holds one with other settings.
@@ -174,7 +174,7 @@ def report(cells: Sequence[Cell], options: argparse.Namespace) -> str:
             "## Each at its best rate\n",
             *markdown_table(_HEADER, compared),
             "",
-            "The best rate was chosen by the same losses, for every recipe alike. *FLOPs more* is the work of "
+            "For every recipe, the best rate was chosen by these same losses. *FLOPs more* is the work of "
             "making steps orthogonal, as a share of the model's own.\n",
         ]
     )
@@ -206,9 +206,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, default=Path("data/sample"), metavar="DIR", help="the conformer store")
     parser.add_argument("--size", choices=list(PRESETS), default="0.1M")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--batch", type=int, default=32, help="molecules of a step")
+    parser.add_argument("--batch", type=int, default=32, help="molecules per step")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rates", type=float, nargs="+", help="(default: half, once and twice the ladder's)")
+    parser.add_argument(
+        "--rates", type=float, nargs="+", help="learning rates (default: half, once and twice the ladder's)"
+    )
     parser.add_argument("--only", nargs="+", choices=list(RECIPES), default=list(RECIPES), metavar="NAME")
     parser.add_argument("--runs", type=Path, default=Path("runs/recipes"), metavar="DIR", help="run folders")
     parser.add_argument("--output", type=Path, default=RESULTS / "recipes.md", metavar="FILE.md")

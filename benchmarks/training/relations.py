@@ -1,13 +1,13 @@
-"""Ask a model that was pretrained with blend for the three relations of every pair, under every kind of input.
+"""Let a model that was pretrained with blend predict the three relations of every pair, for every kind of input.
 
     python -m benchmarks.training.relations --data data/pcqm4mv2 --run blend=runs/84M-blend-seed0
 
-Nothing is trained: it is a probe of what the relation heads make of inputs that pretraining has shown rarely or never,
+Nothing is trained: this probes the relation heads on inputs that pretraining has shown rarely or never,
 such as the whole graph, which is what fine-tuning on 2D shows. The kinds of input are the blend of pretraining, with
 its noise; all three relations of every pair; path and edge of every pair; distances alone. The last three show the
 clean geometry, as later uses do. Atom features and degrees are those of pretraining; where it hid some, every kind is
-asked once more with all of them. Beside them stands who says the same of every pair: the frequencies of the classes,
-of every hop, and the median distance of the training split.
+evaluated once more with all of them. For comparison, a constant prediction: the class frequencies for paths,
+for edges those of every hop, and the median distance of the training split.
 """
 
 import argparse
@@ -56,7 +56,7 @@ Errors = dict[str, float]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Probed:
-    """A pretrained model, and what pretraining has shown to it; both of a run's folder."""
+    """A pretrained model, and the inputs that its pretraining has shown; both from a run's folder."""
 
     model: HeadedModel
     blend: BlendConfig
@@ -71,7 +71,7 @@ def read_run(folder: Path, device: torch.device) -> Probed:
     """Load the model of a run, or of its newest checkpoint.
 
     Raises:
-        ConfigError: it has not learnt blend, or none of the relations.
+        ConfigError: it was not trained with blend, or with none of the relations.
         CheckpointError: there is no model.
     """
     tree, origin = read_yaml(folder / CONFIG_NAME)
@@ -140,7 +140,7 @@ def targets(probed: Probed, data: DataConfig, split: str, num_molecules: int) ->
 def constant_errors(train: Mapping[str, np.ndarray], valid: Mapping[str, np.ndarray]) -> Errors:
     """Return the errors of who says the same of every pair: class frequencies, and the median distance, of ``train``.
 
-    A class that the training molecules do not have counts as if there were one of it.
+    A class that does not occur in the training molecules counts as occurring once.
     """
 
     def nats(seen: np.ndarray, asked: np.ndarray, classes: int) -> np.ndarray:
@@ -156,7 +156,7 @@ def constant_errors(train: Mapping[str, np.ndarray], valid: Mapping[str, np.ndar
 
 
 def rows_of(name: str, probed: Probed, data: DataConfig, options: argparse.Namespace) -> list[str]:
-    """Ask one model; return its lines of the table."""
+    """Evaluate one model; return its lines of the table."""
     train = targets(probed, data, "train", options.train_molecules)
     valid = targets(probed, data, "valid", options.molecules)
     lines = [_line(name, CONSTANT, "", constant_errors(train, valid))]
@@ -179,10 +179,10 @@ def _line(name: str, kind: str, atoms: str, found: Errors) -> str:
 
 
 def report(options: argparse.Namespace) -> str:
-    """Ask every model and return the Markdown.
+    """Evaluate every model and return the Markdown.
 
     Raises:
-        UnimolScaleError: a run is none of blend, or store or model cannot be read.
+        UnimolScaleError: a run is not one of blend, or the store or a model cannot be read.
     """
     device = pick_device(options.device)
     data = DataConfig(path=str(options.data), conformers="first", hydrogens=options.hydrogens)
@@ -192,7 +192,7 @@ def report(options: argparse.Namespace) -> str:
     machine = f"{processor()}, {torch.get_num_threads()} of {usable_cores()} cores, {where}, torch {torch.__version__}"
     asked = min(options.molecules, len(store.split("valid")))
     lines = [
-        "# Relations of pairs of atoms, asked of pretrained models",
+        "# Relations of pairs of atoms, predicted by pretrained models",
         "",
         f"- {datetime.datetime.now(datetime.UTC).date()}, {machine}",
         f"- `{COMMAND} {shlex.join(options.given)}`",
@@ -200,7 +200,7 @@ def report(options: argparse.Namespace) -> str:
         f"{min(options.train_molecules, len(store.split('train'))):,} training molecules",
         *(f"- {name}: {_description(probed)}" for name, probed in runs.items()),
         "",
-        "Means over pairs of atoms, of the edges over the hops of their paths.",
+        "Means over pairs of atoms; for edges, over the hops of their paths.",
         "",
         f"| run | shown | atoms | {' | '.join(f'{relation}, {unit}' for relation, unit in UNITS.items())} |",
         "|---|---|---|---|---|---|",
@@ -229,10 +229,16 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         required=True,
         metavar="NAME=DIR",
-        help="a run of blend; may be given several times",
+        help="a run of blend; may be repeated",
     )
-    parser.add_argument("--molecules", type=int, default=2000, help="of the validation split")
-    parser.add_argument("--train-molecules", type=int, default=5000, metavar="N", help="that the constant is of")
+    parser.add_argument("--molecules", type=int, default=2000, help="molecules of the validation split to use")
+    parser.add_argument(
+        "--train-molecules",
+        type=int,
+        default=5000,
+        metavar="N",
+        help="training molecules from which the constant prediction is computed",
+    )
     parser.add_argument("--hydrogens", choices=("as_stored", "drop"), default="as_stored")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--output", type=Path, help="such as benchmarks/results/relations.md; default: standard output")

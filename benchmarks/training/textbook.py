@@ -1,10 +1,10 @@
-"""The denoising model as a textbook writes it: what model_step.py compares the model with.
+"""The denoising model in textbook form, with which model_step.py compares the model.
 
-Source: the formulas of arXiv 2406.14969 and of its public reference. One module for each formula and no thought of
+Source: the formulas of arXiv 2406.14969 and of its public reference. One module per formula, without regard to
 speed: the outer product is materialised and mapped by one Linear (recomputed in the backward pass, as the reference
 does), q, k, v and the triangle's maps are separate, masks and relative positions are materialised per head. Parameters
 have the released names, so ``load_state_dict(to_official(...))`` makes it the same function as ``DenoiseModel``; a test
-holds loss and gradients together. Integer encodings and losses are the project's own. No dropout: it has to be 0 in
+compares loss and gradients. Integer encodings and losses are the project's own. No dropout: it must be 0 in
 both. Imports model/encodings.py and objectives/denoise.py.
 
 Shapes: B molecules, A atoms, N = A + 1 nodes (virtual node first), D atom channels, P pair channels, H heads, h hidden

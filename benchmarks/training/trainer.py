@@ -1,8 +1,8 @@
-"""Time the training loop beside the bare model step: what votes, logs, counters and loading cost.
+"""Time the training loop, compared with the bare model step: the cost of votes, logs, counters and loading.
 
     python -m benchmarks.training.trainer data/sample
 
-Both sides do the same steps of the same molecules under the same DeepSpeed settings, in turns. The bare one holds its
+Both sides do the same steps on the same molecules under the same DeepSpeed settings, in turns. The bare one holds its
 batches ready in the memory of the device that computes, and does nothing but forward, backward and the optimizer's
 step; the loop is what ``launch/pretrain.py`` runs, with loader processes, events and votes. Validation and saving are
 left out.
@@ -145,7 +145,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", default="1M")
     parser.add_argument("--steps", type=int, default=30, help="timed steps of a turn")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
-    parser.add_argument("--batch", type=int, default=32, help="molecules of a step")
+    parser.add_argument("--batch", type=int, default=32, help="molecules per step")
     parser.add_argument("--max-pairs", type=int, default=24_000)
     parser.add_argument("--log-every", type=int, default=2)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")

@@ -1,8 +1,9 @@
-"""Atropisomers: axes of hindered rotation, and SMILES that say how they are turned. Imports RDKit.
+"""Atropisomers: axes of hindered rotation, and SMILES that specify their configuration. Imports RDKit.
 
-SMILES has no word for them; ChemAxon's extension has (``|wU:10.10|``, a wedged bond at one end of the axis). RDKit
-reads and writes it, but writes one molecule in several ways. The canonical text is made here: that of the molecule
-without the extension, then for each axis the first wedge that turns it as it should be.
+Plain SMILES cannot express them, but ChemAxon's extension can (``|wU:10.10|``, a wedged bond at one end of the axis).
+RDKit reads and writes the extension, but may write one molecule in several ways. This file makes the text canonical:
+the
+canonical SMILES of the molecule without the extension, then for each axis the first wedge that gives the right turn.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ class Axis(NamedTuple):
 
 
 def axes_of(molecule: Chem.Mol) -> list[Axis]:
-    """Return the axes whose turn the molecule gives, in the order of their bonds."""
+    """Return the axes whose turn the molecule specifies, in the order of their bonds."""
     axes = []
     for bond in molecule.GetBonds():
         turn = TURNS.get(bond.GetStereo())
@@ -42,7 +43,7 @@ def axes_of(molecule: Chem.Mol) -> list[Axis]:
 
 
 def without_axes(molecule: Chem.Mol) -> Chem.Mol:
-    """Return a copy that leaves the turn of every axis open."""
+    """Return a copy that leaves the turn of every axis unspecified."""
     flat = Chem.Mol(molecule)
     for bond in flat.GetBonds():
         if bond.GetStereo() in TURNS:
@@ -56,10 +57,10 @@ def add_axes(text: str, order: Sequence[int], axes: Sequence[Axis]) -> tuple[str
     Args:
         text: canonical SMILES of the molecule ``without_axes``, which may have an extension.
         order: its atoms in the order of ``text``.
-        axes: of the molecule.
+        axes: the molecule's axes.
 
     Raises:
-        ValueError: RDKit has no text for one of them.
+        ValueError: RDKit cannot write one of them.
     """
     plain = Chem.MolFromSmiles(text)
     place = {old: new for new, old in enumerate(order)}
@@ -88,7 +89,7 @@ def _parity(molecule: Chem.Mol, before: int, first: int, last: int, after: int) 
 
 
 def _image(plain: Chem.Mol, given: Turns, symmetry: Sequence[int]) -> dict[tuple[int, int], int]:
-    """Return the axes when atom i of the molecule is called ``symmetry[i]``."""
+    """Return the axes after atom i of the molecule is renamed ``symmetry[i]``."""
     image = {}
     for (first, last), turn in given.items():
         atoms = (_lowest(plain, first, last), first, last, _lowest(plain, last, first))
@@ -111,7 +112,9 @@ def _written(text: str, plain: Chem.Mol, wanted: Turns) -> str:
         wedges = (f"w{to}:{end}.{bond}" for end in ends for bond in range(plain.GetNumBonds()) for to in "UD")
         wedge = next((wedge for wedge in wedges if _turns(f"{smiles} |{wedge}|") == {ends: turn}), None)
         if wedge is None:
-            raise ValueError(f"the turn around the axis of atoms {ends[0]} and {ends[1]} of {smiles} cannot be written")
+            raise ValueError(
+                f"the turn around the axis of atoms {ends[0]} and {ends[1]} of {smiles} cannot be written as SMILES"
+            )
         words.insert(-1 if extension else len(words), wedge)
     result = f"{smiles} |{','.join(words)}|"
     if _turns(result) != dict(wanted):

@@ -1,7 +1,7 @@
-"""A molecule in its canonical form: without the hydrogens that its atoms imply, as canonical SMILES. Imports RDKit.
+"""The canonical form of a molecule: without implied hydrogens, as canonical SMILES. Imports RDKit.
 
-Most hydrogens are implied: one that is bonded once, to a heavy atom, and has neither charge nor mass number. All others
-say something that the heavy atoms do not: in bridges (F[H-]F), hydrides, protons, deuterium. They stay as atoms.
+Most hydrogens are implied: those with one bond, to a heavy atom, and neither charge nor mass number. All others carry
+information that the heavy atoms do not (bridges such as F[H-]F, hydrides, protons, deuterium), so they stay as atoms.
 """
 
 import re
@@ -24,11 +24,11 @@ NUMBER = "number"
 def _removal() -> Any:  # noqa: ANN401 - RDKit's stubs take no values for its parameters
     parameters: Any = Chem.RemoveHsParameters()
     parameters.removeHydrides = False
-    # One at the end of a double bond is implied, and the double bond's stereo is then open.
+    # A hydrogen at the end of a double bond is implied; removing it leaves the stereo of the double bond unspecified.
     parameters.removeDefiningBondStereo = True
     parameters.removeNontetrahedralNeighbors = True
-    parameters.removeDummyNeighbors = True  # the row is rejected for its dummy
-    parameters.removeWithQuery = True  # MDL files with counts of hydrogens make queries of atoms
+    parameters.removeDummyNeighbors = True  # the row is rejected later because of its dummy atom
+    parameters.removeWithQuery = True  # hydrogen counts in MDL files turn atoms into queries
     parameters.showWarnings = False
     return parameters
 
@@ -37,7 +37,7 @@ REMOVAL = _removal()
 
 
 def without_isotopes(molecule: Chem.Mol) -> Chem.Mol:
-    """Return a copy without mass numbers; stereo that only they made is gone."""
+    """Return a copy without mass numbers; stereo elements that exist only because of them disappear."""
     plain = Chem.Mol(molecule)
     for atom in plain.GetAtoms():
         atom.SetIsotope(0)
@@ -46,9 +46,9 @@ def without_isotopes(molecule: Chem.Mol) -> Chem.Mol:
 
 
 def without_hydrogens(fragment: Chem.Mol) -> Chem.Mol | Rejected:
-    """Return the fragment without the hydrogens that its atoms imply; the others keep their order.
+    """Return the fragment without the hydrogens that its atoms imply; the other atoms keep their order.
 
-    Rejected is a fragment that would become another molecule, such as one with a proton bonded to an atom.
+    A fragment that would become another molecule, such as one with a proton bonded to an atom, is rejected.
     """
     molecule = Chem.RemoveHs(fragment, REMOVAL)
     before, after = CalcMolFormula(fragment), CalcMolFormula(molecule)
@@ -62,11 +62,11 @@ def canonical_smiles(molecule: Chem.Mol, *, extended: bool) -> tuple[str, list[i
     """Return the canonical SMILES and the molecule's atoms in its order.
 
     Args:
-        molecule: without the hydrogens that can go; its atom maps, labels of the source, are removed.
-        extended: look for what only ChemAxon's extension can say: racemates, relative stereo, atropisomers.
+        molecule: without the hydrogens that can be removed. Its atom maps, which are labels of the source, are removed.
+        extended: also express what only ChemAxon's extension can: racemates, relative stereo, atropisomers.
 
     Returns:
-        The SMILES, with an extension where it is needed, such as ``CC[C@H](C)O |&1:2|``; RDKit reads both alike.
+        The SMILES, with an extension where needed, such as ``CC[C@H](C)O |&1:2|``; RDKit reads both forms.
     """
     if not extended:
         smiles = Chem.MolToSmiles(molecule)
@@ -77,7 +77,7 @@ def canonical_smiles(molecule: Chem.Mol, *, extended: bool) -> tuple[str, list[i
     _remove_maps(molecule)
     groups = [group for group in molecule.GetStereoGroups() if group.GetGroupType() in RELATIVE]
     if any(len(group.GetBonds()) for group in groups):
-        detail = "whether the turn around an axis is that of a racemate, or relative, cannot be stored: leave it out"
+        detail = "a racemic or relative configuration of an axis cannot be stored: leave it out of the SMILES"
         return Rejected(reason="relative_axis", detail=detail)
     axes = axes_of(molecule)
     if not (groups or axes):
@@ -89,7 +89,7 @@ def canonical_smiles(molecule: Chem.Mol, *, extended: bool) -> tuple[str, list[i
 
 
 def _with_groups(molecule: Chem.Mol, groups: Sequence[Chem.StereoGroup]) -> tuple[str, list[int]]:
-    """Return the canonical SMILES with these groups alone, and the molecule's atoms in its order."""
+    """Return the canonical SMILES with these stereo groups only, and the molecule's atoms in its order."""
     grouped = Chem.RWMol(molecule)
     members = [(group.GetGroupType(), [atom.GetIdx() for atom in group.GetAtoms()]) for group in groups]
     grouped.SetStereoGroups([Chem.CreateStereoGroup(kind, grouped, atoms) for kind, atoms in members])
@@ -104,17 +104,17 @@ def _with_groups(molecule: Chem.Mol, groups: Sequence[Chem.StereoGroup]) -> tupl
 
 
 def _as_read(smiles: str, order: list[int], molecule: Chem.Mol) -> tuple[str, list[int]] | Rejected:
-    """Return the SMILES unless hydrogens that it has as atoms are none to who reads it."""
+    """Return the SMILES, or a rejection if RDKit would not read its explicit hydrogens back as atoms."""
     if molecule.GetNumAtoms() > molecule.GetNumHeavyAtoms():
         read = Chem.MolFromSmiles(smiles)
         if read is None or read.GetNumAtoms() != molecule.GetNumAtoms():
-            detail = f"{smiles} has hydrogens as atoms that RDKit does not read back as atoms"
+            detail = f"{smiles} has explicit hydrogens that RDKit does not read back as atoms"
             return Rejected(reason="hydrogens_matter", detail=detail)
     return smiles, order
 
 
 def _order(molecule: Chem.Mol) -> list[int]:
-    # As text, such as "[0,1,2,]": half the time of a vector, each number of which is fetched by a call.
+    # As text, such as "[0,1,2,]": twice as fast as fetching each number of a vector with its own call.
     return [int(number) for number in molecule.GetProp("_smilesAtomOutputOrder").strip("[,]").split(",")]
 
 

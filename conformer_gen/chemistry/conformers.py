@@ -1,7 +1,7 @@
 """One molecule → ``MoleculeRecord`` or ``ConformerFailure``: a pure function of molecule and seed. Imports RDKit.
 
-Coordinates come from rdkit_engine.py, or from the source; the record says which. Chemistry never raises here: what
-fails is returned.
+Coordinates come from rdkit_engine.py or from the source; the record says which. Chemistry errors are never raised here
+but returned as failures.
 """
 
 import dataclasses
@@ -32,27 +32,30 @@ from unimol_scale.store.schema import (
     UInt8,
 )
 
-LARGEST_ENERGY = 1e5  # kcal/mol; a force field that ends above has atoms upon each other
-# Ways to lay a molecule onto itself that are tried for each pair. Few drugs have more; one with three tert-butyl groups
-# has 1,296 and would cost more to compare than to make. Past the cap an RMSD can come out too large, so that a
-# conformer is kept which could have gone.
+LARGEST_ENERGY = 1e5  # kcal/mol; a higher force-field energy means overlapping atoms
+# Symmetry mappings of a molecule onto itself that are tried for each pair of conformers. Few drugs have more; a
+# molecule
+# with three tert-butyl groups has 1,296, and comparing its conformers would cost more than making them. Beyond the
+# limit
+# an RMSD may come out too large, which keeps a conformer that could have been left out.
 MAX_MATCHES = 512
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CuratedMolecule:
-    """What conformers are made for.
+    """A molecule for which conformers are to be made.
 
     Attributes:
-        id: name given by the source.
+        id: name from the source.
         smiles: canonical SMILES; its atom order is the record's.
         key: hash of ``smiles``, 64 bits; also seeds its conformers.
         scaffold: hash of the Murcko scaffold, 64 bits.
-        conformers: [k, n, 3] Å from the source, or None to make them; heavy atoms in the order of ``smiles``, then,
-            where the source has all of them, the hydrogens in the order of ``AddHs``.
-        origins: [k] codes of ``ConformerOrigin`` of ``conformers``.
-        labels: carried along.
-        energies: [k] kcal/mol of ``conformers`` above the lowest, NaN where the source has none; empty without any.
+        conformers: [k, n, 3] Å from the source, or None to make them; heavy atoms in the order of ``smiles``, then, if
+            the source has all of them, the hydrogens in the order of ``AddHs``.
+        origins: [k] codes of ``ConformerOrigin``, one for each of ``conformers``.
+        labels: passed on to the record.
+        energies: [k] kcal/mol of ``conformers`` relative to the lowest; NaN where the source has none; empty if it has
+            none at all.
         atom_labels: name → [k, n, w] of the atoms of ``conformers``.
     """
 
@@ -69,7 +72,7 @@ class CuratedMolecule:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConformerFailure:
-    """Why a molecule has no record: a short reason to count by, and the detail of this one."""
+    """Why a molecule has no record: a short reason for counting, and the details of this case."""
 
     reason: str
     detail: str
@@ -104,12 +107,12 @@ def _returning_failures(function: Callable[Arguments, MoleculeRecord]) -> Callab
 def generate_conformers(molecule: CuratedMolecule, config: ConformerConfig, seed: int) -> MoleculeRecord:
     """Make the record of one molecule.
 
-    Conformers that are made here come in order of energy, lowest first; those from a file in the order of the file.
+    Conformers made here are in order of energy, lowest first; conformers from a file keep the file's order.
 
     Args:
         molecule: a curated molecule.
         config: how to make conformers.
-        seed: of the build; the conformers depend on it and on the molecule, on nothing else.
+        seed: seed of the build; the conformers depend only on it and on the molecule.
 
     Returns:
         The record, or why there is none.
@@ -146,12 +149,12 @@ def generate_conformers(molecule: CuratedMolecule, config: ConformerConfig, seed
 
 @_returning_failures
 def complete_molecule(molecule: CuratedMolecule, full: Chem.Mol, config: ConformerConfig) -> MoleculeRecord:
-    """Make the record of a molecule to which another engine gave conformers: minimised, compared and pruned as ever.
+    """Make the record of a molecule whose conformers come from another engine: minimise, compare and prune as usual.
 
     Args:
         molecule: a curated molecule.
-        full: what ``with_hydrogens`` made of it, now with at least one conformer.
-        config: how to go on.
+        full: the molecule from ``with_hydrogens``, now with at least one conformer.
+        config: how to continue.
 
     Returns:
         The record, or why there is none.
@@ -164,7 +167,7 @@ def complete_molecule(molecule: CuratedMolecule, full: Chem.Mol, config: Conform
 
 
 def with_hydrogens(molecule: CuratedMolecule) -> Chem.Mol | None:
-    """Return the molecule with hydrogens, which come last, and without conformers; None if RDKit cannot read it."""
+    """Return the molecule with its hydrogens last and without conformers; None if RDKit cannot read it."""
     with rdBase.BlockLogs():
         heavy = Chem.MolFromSmiles(molecule.smiles)
         return None if heavy is None else Chem.AddHs(heavy)
@@ -173,14 +176,14 @@ def with_hydrogens(molecule: CuratedMolecule) -> Chem.Mol | None:
 def _parse(molecule: CuratedMolecule) -> tuple[Chem.Mol, Chem.Mol]:
     heavy = Chem.MolFromSmiles(molecule.smiles)
     if heavy is None:
-        raise _FailedError("not_reparsed", "RDKit does not read its own canonical SMILES back")
+        raise _FailedError("not_reparsed", "RDKit cannot read back its own canonical SMILES")
     return heavy, Chem.AddHs(heavy)
 
 
 def _record_from_file(
     molecule: CuratedMolecule, heavy: Chem.Mol, full: Chem.Mol, config: ConformerConfig
 ) -> MoleculeRecord:
-    """Return the record of given geometry: what the file says is flagged, never dropped, unless fewer are wanted."""
+    """Return the record of a given geometry: differing stereo is flagged, and only ``from_file`` leaves any out."""
     assert molecule.conformers is not None
     basis = full if config.hydrogens else heavy
     n = basis.GetNumAtoms()
@@ -222,7 +225,7 @@ def _record_from_depiction(
 
 @dataclasses.dataclass(frozen=True)
 class _Made:
-    """Conformers that were made and whose atoms keep apart: [k, n, 3] Å with all hydrogens, origins, energies."""
+    """Conformers without clashing atoms: [k, n, 3] Å with all hydrogens, origins, energies."""
 
     coordinates: Float64
     origin: UInt8
@@ -231,7 +234,7 @@ class _Made:
 
 @dataclasses.dataclass(frozen=True)
 class _Minimised:
-    """What one start gave: conformers with and without the force field, if any are sound, and what is wrong if none."""
+    """Result of one start: sound conformers before and after minimisation, or what is wrong if there are none."""
 
     relaxed: _Made | None
     unrelaxed: _Made | None
@@ -239,9 +242,9 @@ class _Minimised:
 
 
 def _minimised(full: Chem.Mol, config: ConformerConfig) -> _Minimised:
-    """Minimise in place, and judge the conformers before and after.
+    """Minimise in place, and check the conformers before and after.
 
-    A force field can lay atoms upon each other, as UFF does around a phosphorus with six neighbours.
+    A force field can push atoms onto each other, as UFF does around a phosphorus with six neighbours.
     """
     before = _positions(full)
     origin, energy = rdkit_engine.minimise(full, config.max_iterations)
@@ -268,7 +271,7 @@ def _positions(full: Chem.Mol) -> Float64:
 
 
 def _clash(problem: str, tries: int) -> _FailedError:
-    return _FailedError("clash", f"{tries} tries gave no conformer whose atoms keep apart; in the first, {problem}")
+    return _FailedError("clash", f"{tries} tries gave no conformer without clashing atoms; in the first, {problem}")
 
 
 def _record_of_made(
@@ -288,19 +291,21 @@ def _record_of_made(
 
 
 def _choose(heavy: Chem.Mol, coordinates: Float64, stereo: UInt8, energy: Float32, config: ConformerConfig) -> Int64:
-    """Return the conformers to keep, in their order."""
+    """Return the indices of the conformers to keep, in order."""
     order = _by_energy(energy)
     if config.stereo == "drop":
         order = order[stereo[order] != ConformerStereo.CHANGED]
         if not len(order):
-            raise _FailedError("stereo_changed", f"no conformer of {len(stereo)} has the stereo that the SMILES gives")
+            raise _FailedError(
+                "stereo_changed", f"none of {len(stereo)} conformers has the stereo that the SMILES specifies"
+            )
     return _near_and_distinct(heavy, coordinates, energy, order, config)
 
 
 def _near_and_distinct(
     heavy: Chem.Mol, coordinates: Float32 | Float64, energy: Float32, order: Int64, config: ConformerConfig
 ) -> Int64:
-    """Return those of ``order`` within the energy window and not near to one before them."""
+    """Return those of ``order`` that are within the energy window and not near an earlier one."""
     if config.energy_window is not None:
         order = _within_window(energy, order, config.energy_window)
     if config.rmsd_prune is not None:
@@ -309,25 +314,25 @@ def _near_and_distinct(
 
 
 def _by_energy(energy: Float32) -> Int64:
-    """Return the conformers in order of energy [k], lowest first; those without energy last, in their own order."""
+    """Return the conformers in ascending order of energy [k]; those without an energy come last, in their own order."""
     return np.argsort(energy, kind="stable")
 
 
 def _within_window(energy: Float32, order: Int64, window: float) -> Int64:
-    """Return those of ``order`` whose energy is at most ``window`` kcal/mol above the lowest, or is not known."""
+    """Return those of ``order`` whose energy is unknown or at most ``window`` kcal/mol above the lowest."""
     if np.all(np.isnan(energy[order])):
         return order
     return order[~(energy[order] > np.nanmin(energy[order]) + window)]
 
 
 def _distinct(heavy: Chem.Mol, coordinates: Float32 | Float64, order: Int64, threshold: float) -> Int64:
-    """Return those of ``order`` that are further than a threshold from all conformers kept before them, greedily.
+    """Return, greedily, those of ``order`` that are further than ``threshold`` from every conformer kept before them.
 
     Args:
         heavy: the molecule without hydrogens.
         coordinates: [k, n, 3] Å of its atoms.
-        order: of the k conformers, or of some of them.
-        threshold: Å of root-mean-square deviation after the best alignment over the molecule's symmetries (RDKit's
+        order: all or some of the k conformers, in the order in which to consider them.
+        threshold: Å, root-mean-square deviation after the best alignment over the molecule's symmetries (RDKit's
             GetBestRMS, at most ``MAX_MATCHES`` of them).
     """
     carrier = Chem.Mol(heavy)
@@ -374,13 +379,13 @@ def _record(
 
 
 def _centred(coordinates: Float32 | Float64, scale: float, what: str) -> Float32:
-    """Return coordinates [..., n, d] around their mean over atoms, as float32 Å."""
+    """Return coordinates [..., n, d] centred on their mean over atoms, as float32 Å."""
     centred: Float32 = (coordinates - coordinates.mean(axis=-2, keepdims=True)).astype(np.float32)
     if not np.all(np.isfinite(centred)):
         raise _FailedError("not_finite", f"the {what} has coordinates that are not numbers")
     reach, limit = float(np.abs(centred).max()), (INT16_LIMIT - 1) * scale
     if reach > limit:
         raise _FailedError(
-            "out_of_range", f"the {what} reaches {reach:.1f} Å from its centre; the store holds ±{limit:.1f} Å"
+            "out_of_range", f"the {what} extends {reach:.1f} Å from its centre; the store can hold ±{limit:.1f} Å"
         )
     return centred

@@ -1,6 +1,6 @@
-"""Which rows are molecules for a store, and in which form: looks at one row. Imports RDKit.
+"""Decides whether a row is a molecule for the store, and in which form. Looks at one row only. Imports RDKit.
 
-What only the whole set can tell (duplicates, sample, split) is chosen in selection_passes.py.
+Decisions that need the whole set (duplicates, sample, split) are made in selection_passes.py.
 """
 
 import dataclasses
@@ -26,27 +26,28 @@ from conformer_gen.chemistry.geometry import (
 from conformer_gen.sources.molecule import Geometry, Rejected, SourceMolecule
 from unimol_scale.store.schema import Float32
 
-# RDKit counts what it takes for unpaired electrons from usual valences, which dative bonds to metals do not have.
+# RDKit derives unpaired electrons from usual valences, which do not hold for dative bonds to metals.
 NON_METALS = {1, 2, *range(5, 11), *range(14, 19), *range(32, 37), *range(51, 55), 85, 86}
 
 MAX_ATOMS, MAX_ATOMS_WITH_GEOMETRY = 128, 256
-COMMON_BRACKETS = re.compile(r"\[(?:C@@?H?|nH)\]")  # stereo centres and pyrrole nitrogen: never radicals
+COMMON_BRACKETS = re.compile(r"\[(?:C@@?H?|nH)\]")  # stereo centres and pyrrole nitrogen are never radicals
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Curated:
-    """A row that is a molecule.
+    """A row that is a valid molecule.
 
     Attributes:
-        smiles: canonical, isomeric, largest fragment, no atom maps; no hydrogens as atoms but those that must be (see
-            ``canonical``). With ChemAxon's extension where the molecule is a racemate or an atropisomer.
+        smiles: canonical, isomeric, largest fragment, no atom maps. Hydrogens are atoms only where they must be (see
+            ``canonical``). Has ChemAxon's extension if the molecule is a racemate or an atropisomer.
         scaffold_smiles: Murcko scaffold without stereo; empty for molecules without rings.
-        conformers: [k, n, 3] Å where the source has geometry: the atoms of ``smiles``, followed by the other
-            hydrogens, in the order of RDKit's ``AddHs``, if the source has all of them.
-        origins: [k] codes of ``ConformerOrigin``; empty where conformers are to be made.
-        energies: [k] kcal/mol above the lowest of ``conformers``; NaN where the source has none, empty without any.
+        conformers: [k, n, 3] Å if the source has geometry: the atoms of ``smiles``, then, if the source has all of
+            them, the other hydrogens in the order of RDKit's ``AddHs``.
+        origins: [k] codes of ``ConformerOrigin``; empty if conformers have yet to be made.
+        energies: [k] kcal/mol of ``conformers`` relative to the lowest; NaN where the source has none; empty if it has
+            none at all.
         atom_labels: name → [k, n, w] of the atoms of ``conformers``.
-        left_out: conformers of the source that are no geometry of the molecule.
+        left_out: number of conformers of the source that are not a plausible geometry of the molecule.
     """
 
     smiles: str
@@ -59,7 +60,7 @@ class Curated:
 
 
 def curate_molecule(row: SourceMolecule, config: CurateConfig) -> Curated | Rejected:
-    """Bring one row of a source into canonical form, or say why not; never raises for chemistry."""
+    """Bring one row of a source into canonical form, or return why not. Never raises for chemistry errors."""
     with rdBase.BlockLogs():
         try:
             return _curate(row, config)
@@ -82,7 +83,7 @@ def _curate(row: SourceMolecule, config: CurateConfig) -> Curated | Rejected:
     origins = conformer_origins(row, fragment)
     if origins:
         number_atoms(fragment)
-    # Most have none left to remove, and looking for them the thorough way is a fifth of the whole work.
+    # Most molecules have none left to remove, and a thorough search for them takes a fifth of the total time.
     heavy_only = fragment.GetNumAtoms() == fragment.GetNumHeavyAtoms()
     molecule = fragment if heavy_only else without_hydrogens(fragment)
     if isinstance(molecule, Rejected):
@@ -112,13 +113,13 @@ def _curate(row: SourceMolecule, config: CurateConfig) -> Curated | Rejected:
 
 
 def _with_labels_of(geometry: Geometry, curated: Curated, kept: Sequence[int], atoms: Sequence[int]) -> Curated:
-    """Return the molecule with what its geometry has beside coordinates.
+    """Return the molecule with the energies and atom labels of its geometry.
 
     Args:
-        geometry: of the row.
-        curated: its molecule.
-        kept: numbers of the conformers that are its.
-        atoms: numbers in the geometry of its atoms.
+        geometry: geometry of the row.
+        curated: molecule of the row.
+        kept: indices of the geometry's conformers that were kept.
+        atoms: indices in the geometry of the molecule's atoms.
     """
     energies = np.array(geometry.energies)[list(kept)] if geometry.energies else np.zeros(0)
     lowest = energies.min(where=~np.isnan(energies), initial=np.inf)
@@ -140,7 +141,7 @@ def _unusable(molecule: Chem.Mol, smiles: str, config: CurateConfig, *, has_geom
     if heavy > limit:
         detail = f"{heavy} heavy atoms, at most {limit} are allowed (max_atoms)"
         return Rejected(reason="too_many_atoms", detail=detail)
-    # An atom with other than its usual number of hydrogens is in brackets, and is not one of the brackets seen most.
+    # An atom with an unusual number of hydrogens is in brackets, and these are not among the most common brackets.
     brackets = config.radicals == "reject" and not has_geometry and "[" in COMMON_BRACKETS.sub("", smiles)
     if brackets and not Chem.GetFormalCharge(molecule):
         unpaired = [atom for atom in molecule.GetAtoms() if atom.GetNumRadicalElectrons()]
@@ -155,13 +156,13 @@ def _unusable(molecule: Chem.Mol, smiles: str, config: CurateConfig, *, has_geom
 
 
 def scaffold_smiles(molecule: Chem.Mol) -> str:
-    """Return the Murcko scaffold (Bemis and Murcko 1996) without stereo and isotopes; empty for one without rings."""
+    """Return the Murcko scaffold (Bemis and Murcko 1996) without stereo and isotopes; "" if there are no rings."""
     scaffold: str = MurckoScaffold.MurckoScaffoldSmiles(mol=molecule)  # type: ignore[no-untyped-call]
     return scaffold_smiles(without_isotopes(molecule)) if ISOTOPE.search(scaffold) else scaffold
 
 
 def _largest_fragment(molecule: Chem.Mol) -> Chem.Mol:
-    """Return the fragment with the most heavy atoms; among equals the first in the order of their SMILES."""
+    """Return the fragment with the most heavy atoms; ties go to the first in the order of their SMILES."""
     fragments = Chem.GetMolFrags(molecule, asMols=True)
     ranked = sorted(fragments, key=lambda fragment: (-fragment.GetNumHeavyAtoms(), Chem.MolToSmiles(fragment)))
     largest: Chem.Mol = ranked[0]

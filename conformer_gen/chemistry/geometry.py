@@ -1,8 +1,9 @@
-"""A row of a source → RDKit molecule, and its coordinates in the atom order of the store. Imports RDKit.
+"""Turns a row of a source into an RDKit molecule, with coordinates in the atom order of the store. Imports RDKit.
 
-Three ways in which a row brings coordinates: an MDL block, a SMILES with ChemAxon's extension, and elements with
-positions, as in XYZ files; the last has no bonds, so its atoms are matched to those of the SMILES beside it, or, where
-there is none, bonds are perceived.
+A row can bring coordinates in three ways: an MDL block, a SMILES with ChemAxon's extension, or elements with positions,
+as in XYZ files. The last has no bonds: its atoms are matched to those of the SMILES beside it, or, if there is none,
+the
+bonds are perceived.
 """
 
 import dataclasses
@@ -14,19 +15,19 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
-from conformer_gen.chemistry.bonds.atom_matching import add_conformer, match_atoms, match_graphs
+from conformer_gen.chemistry.bonds.atom_matching import add_conformer, distances, match_atoms, match_graphs
 from conformer_gen.chemistry.bonds.bond_perception import perceive_bonds
 from conformer_gen.chemistry.stereo import compare_stereo
 from conformer_gen.sources.molecule import MOL2_RECORD, Geometry, Rejected, SourceMolecule
 from unimol_scale.store.geometry_faults import COINCIDENT_A, Conformers, Fault, find_faults, is_drawn
-from unimol_scale.store.schema import ConformerOrigin, ConformerStereo, Float32
+from unimol_scale.store.schema import ConformerOrigin, ConformerStereo, Float32, Float64
 
 CHARGED_HYDROGEN = re.compile(r"\[\d*H[+-]")
 NUMBER = "_number"
 SOURCE_NUMBER = "_source_number"
-PERCEIVED_FRAMES = 3  # of lowest energy, in which bonds are looked for before a molecule is given up
-STEREO_MATCHES = 50  # ways to lay a molecule onto itself whose stereo is compared
-DRAWN_BONDS = 4  # from which bonds all of the length that RDKit draws are no chance
+PERCEIVED_FRAMES = 3  # lowest-energy frames in which to look for bonds before giving up on a molecule
+STEREO_MATCHES = 50  # symmetry mappings whose stereo is compared
+DRAWN_BONDS = 4  # with at least so many, bonds that all have RDKit's drawing length are no coincidence
 REASONS = {
     Fault.NOT_FINITE: "no_geometry",
     Fault.COINCIDENT: "no_geometry",
@@ -38,12 +39,12 @@ REASONS = {
 
 
 def parse_row(row: SourceMolecule) -> Chem.Mol | Rejected:
-    """Return the sanitised molecule of a row, with one conformer for each that the row brings.
+    """Return the sanitised molecule of a row, with one conformer for each one that the row brings.
 
-    Hydrogens are atoms of the result where the row has coordinates for them; else they are where RDKit leaves them.
+    Hydrogens are atoms of the result if the row has coordinates for them; otherwise they are as RDKit leaves them.
 
     Raises:
-        RuntimeError, ValueError: RDKit's, for chemistry it does not cope with.
+        RuntimeError, ValueError: raised by RDKit for chemistry that it cannot handle.
     """
     if row.problem:
         return Rejected(reason=row.reason, detail=row.problem)
@@ -55,14 +56,14 @@ def parse_row(row: SourceMolecule) -> Chem.Mol | Rejected:
 
 
 def conformer_origins(row: SourceMolecule, molecule: Chem.Mol) -> tuple[int, ...]:
-    """Return the codes of ``ConformerOrigin`` of the conformers that the row brought, none if it brought none."""
+    """Return the codes of ``ConformerOrigin`` for the conformers that the row brought; () if it brought none."""
     if row.geometry is not None:
         return row.geometry.origins
     return () if row.origin is None else (row.origin,) * molecule.GetNumConformers()
 
 
 def parse_smiles(smiles: str) -> Chem.Mol | Rejected:
-    """Return the molecule of a SMILES, hydrogens removed as RDKit does; where some are charged, none are removed."""
+    """Return the molecule of a SMILES without the hydrogens RDKit removes; if any is charged, none are removed."""
     if not smiles:
         return Rejected(reason="empty", detail="the row has no SMILES")
     parameters: Any = Chem.SmilesParserParams()
@@ -78,19 +79,19 @@ def parse_smiles(smiles: str) -> Chem.Mol | Rejected:
 
 @dataclasses.dataclass(frozen=True)
 class Sound:
-    """The conformers of a row that are geometries of its molecule: their numbers, and the origin of each."""
+    """The plausible conformers of a row: their indices, and the origin of each."""
 
     kept: list[int]
     origins: tuple[int, ...]
 
 
 def sound_conformers(fragment: Chem.Mol, origins: Sequence[int]) -> Sound | Rejected:
-    """Judge every conformer of a fragment by itself.
+    """Check every conformer of a fragment.
 
-    A flat one is a depiction if it is drawn like one, else a geometry like any other.
+    A flat one counts as a depiction if its bonds have drawing length, and as a geometry like any other if not.
 
     Returns:
-        Those that are to be kept; rejected if none is.
+        The conformers to keep, or a rejection if there are none.
     """
     bonds = np.array([(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in fragment.GetBonds()], np.int64)
     conformers = Conformers.of_one_molecule(
@@ -114,30 +115,30 @@ def sound_conformers(fragment: Chem.Mol, origins: Sequence[int]) -> Sound | Reje
 
 
 def number_atoms(fragment: Chem.Mol) -> None:
-    """Give every atom its number, in place, so that ``atom_numbers`` knows it when hydrogens are gone."""
+    """Record each atom's number on the atom, in place, so that ``atom_numbers`` finds it once hydrogens are gone."""
     for atom in fragment.GetAtoms():
         atom.SetIntProp(NUMBER, atom.GetIdx())
 
 
 def atom_numbers(molecule: Chem.Mol, order: Sequence[int]) -> list[int]:
-    """Return the numbers that the atoms of the molecule, taken in ``order``, had in ``number_atoms``."""
+    """Return the numbers that ``number_atoms`` gave to the atoms of the molecule, taken in ``order``."""
     return [molecule.GetAtomWithIdx(at).GetIntProp(NUMBER) for at in order]
 
 
 def stored_order(fragment: Chem.Mol, atoms: Sequence[int]) -> list[int]:
-    """Return the atoms of a molecule with coordinates in the order of the store.
+    """Return the atoms of a molecule with coordinates, in the order of the store.
 
     Args:
-        fragment: hydrogens may be atoms anywhere in it.
-        atoms: of the fragment, those of the canonical SMILES in its order.
+        fragment: may have hydrogens as atoms, at any positions.
+        atoms: the atoms of the fragment that are in the canonical SMILES, in its order.
 
     Returns:
-        These atoms; then, if every hydrogen has coordinates, the other hydrogens of each of them, which is the order of
+        These atoms; then, if every hydrogen has coordinates, the other hydrogens of each atom in turn, as in
         ``Chem.AddHs(Chem.MolFromSmiles(smiles))``.
     """
     own = set(atoms)
     order = list(atoms)
-    if not any(fragment.GetAtomWithIdx(at).GetTotalNumHs() for at in atoms):  # of those that are not atoms
+    if not any(fragment.GetAtomWithIdx(at).GetTotalNumHs() for at in atoms):  # counts hydrogens that are not atoms
         order += [
             hydrogen for at in atoms for hydrogen in _hydrogens(fragment.GetAtomWithIdx(at)) if hydrogen not in own
         ]
@@ -145,12 +146,12 @@ def stored_order(fragment: Chem.Mol, atoms: Sequence[int]) -> list[int]:
 
 
 def positions_of(fragment: Chem.Mol, order: Sequence[int]) -> Float32:
-    """Return the coordinates [k, n, 3] Å of the atoms ``order`` in each conformer."""
+    """Return the coordinates, float32 [k, n, 3] Å, of the atoms ``order`` in each conformer."""
     return np.stack([conformer.GetPositions()[order] for conformer in fragment.GetConformers()]).astype(np.float32)
 
 
 def source_atoms(fragment: Chem.Mol, order: Sequence[int]) -> list[int]:
-    """Return which atoms of ``SourceMolecule.geometry`` the atoms ``order`` of a fragment were."""
+    """Return the indices in ``SourceMolecule.geometry`` of the atoms ``order`` of a fragment."""
     return [fragment.GetAtomWithIdx(at).GetIntProp(SOURCE_NUMBER) for at in order]
 
 
@@ -173,7 +174,7 @@ def _with_own_coordinates(row: SourceMolecule) -> Chem.Mol | Rejected:
     if row.block.startswith(MOL2_RECORD):
         molecule = _sanitised(
             lambda sanitize: Chem.MolFromMol2Block(row.block, sanitize=sanitize, removeHs=False),
-            "RDKit cannot read this MOL2 record, whose atom types must be those of Corina",
+            "RDKit cannot read this MOL2 record, whose atom types must be Tripos types as Corina writes them",
         )
         if not isinstance(molecule, Rejected):
             Chem.AssignStereochemistryFrom3D(molecule)
@@ -199,10 +200,10 @@ def _with_own_coordinates(row: SourceMolecule) -> Chem.Mol | Rejected:
 
 
 def _no_implicit_hydrogens(molecule: Chem.Mol) -> None:
-    """Take away, in place, the hydrogens that are not atoms: a calculation had all of its atoms in the record.
+    """Remove, in place, hydrogens that are not atoms: a calculation has all of its atoms in the record.
 
-    One in ten records of PCQM4Mv2 has too few double bonds for its atoms; RDKit fills the valences with hydrogens that
-    were not there. As in the data set's own SMILES, these atoms are radicals instead.
+    One in ten records of PCQM4Mv2 has too few double bonds for its atoms, and RDKit fills the valences with hydrogens
+    that were not there. As in the data set's own SMILES, these atoms become radicals instead.
     """
     if not any(atom.GetTotalNumHs() for atom in molecule.GetAtoms()):
         return
@@ -223,7 +224,7 @@ def _with_extension(sanitize: bool) -> Any:  # noqa: ANN401 - RDKit's stubs take
 
 
 def _same_molecule(smiles: str, molecule: Chem.Mol) -> Chem.Mol | Rejected:
-    """Return the molecule unless the SMILES that stands beside it is of another one."""
+    """Return the molecule, or a rejection if the SMILES beside it describes another one."""
     beside = parse_smiles(smiles)
     if isinstance(beside, Rejected):
         return beside
@@ -234,18 +235,18 @@ def _same_molecule(smiles: str, molecule: Chem.Mol) -> Chem.Mol | Rejected:
         return _mismatch("the SMILES is {}, the record is {}".format(*formulas))
     matches = match_graphs(beside, molecule)
     if not matches:
-        return _mismatch(f"the atoms of the record are bonded in another way than those of {smiles}")
+        return _mismatch(f"the atoms of the record are not bonded as in {smiles}")
     return (
         molecule
         if _has_stereo_of(smiles, beside, molecule, matches)
-        else _mismatch(f"the record is another stereoisomer than {smiles}")
+        else _mismatch(f"the record is a different stereoisomer from {smiles}")
     )
 
 
 def _has_stereo_of(smiles: str, beside: Chem.Mol, molecule: Chem.Mol, matches: Sequence[Sequence[int]]) -> bool:
-    """Return whether the geometry has the stereo that the SMILES gives, in one of the ways to match their heavy atoms.
+    """Return whether the geometry has the stereo that the SMILES specifies, in one of the matches of their heavy atoms.
 
-    Double bonds in rings are left out: some of larger rings turn over in the calculation.
+    Double bonds in rings are not compared: in larger rings some flip during the calculation.
     """
     if beside.GetNumAtoms() > beside.GetNumHeavyAtoms():
         return True
@@ -271,14 +272,14 @@ def _with_geometry(smiles: str, geometry: Geometry) -> Chem.Mol | Rejected:
     if order is None and not np.isfinite(geometry.positions).all(axis=(1, 2)).any():
         return Rejected(reason="no_geometry", detail="a coordinate is not a finite number")
     if order is None and len(geometry.symbols) > 1 and np.ptp(geometry.positions, axis=1).max() < COINCIDENT_A:
-        return Rejected(reason="no_geometry", detail="all atoms lie on one point")
+        return Rejected(reason="no_geometry", detail="all atoms lie at the same point")
     if order is None:
-        return _mismatch("the atoms are other ones, or bonded in another way, in the coordinates than in the SMILES")
+        return _mismatch("the coordinates have other atoms or bonds than the SMILES")
     return _placed(molecule, geometry, order)
 
 
 def _perceived(geometry: Geometry) -> Chem.Mol | Rejected:
-    """Return the molecule that the atoms' distances make, in the first of its frames in which they make one."""
+    """Return the molecule perceived from distances, from the first of the geometry's frames that gives one."""
     energies = np.array(geometry.energies or [np.nan] * len(geometry.positions))
     rejected = None
     for frame in np.argsort(energies, kind="stable")[:PERCEIVED_FRAMES].tolist():
@@ -288,11 +289,18 @@ def _perceived(geometry: Geometry) -> Chem.Mol | Rejected:
             return _placed(molecule, geometry, list(range(len(geometry.symbols))))
         rejected = rejected or molecule
     assert rejected is not None, "a geometry has a frame"
+    if rejected.reason == "bonds_not_perceived" and _has_coincident_atoms(geometry.positions[0].astype(np.float64)):
+        return Rejected(reason="no_geometry", detail="two atoms lie on one point")
     return rejected
 
 
+def _has_coincident_atoms(positions: Float64) -> bool:
+    between = distances(positions)
+    return bool((between[np.triu_indices(len(positions), 1)] < COINCIDENT_A).any())
+
+
 def _placed(molecule: Chem.Mol, geometry: Geometry, order: Sequence[int]) -> Chem.Mol:
-    """Give a molecule all conformers of a geometry, and its atoms their numbers there, in place; return it."""
+    """Add all conformers of a geometry to a molecule, and number its atoms as there, in place; return the molecule."""
     for positions in geometry.positions[:, order]:
         add_conformer(molecule, positions)
     for atom, number in zip(molecule.GetAtoms(), order, strict=True):

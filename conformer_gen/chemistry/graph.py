@@ -1,6 +1,6 @@
-"""RDKit molecule → integer atom and bond features, and the record that has them → RDKit molecule.
+"""Converts an RDKit molecule into integer atom and bond features, and a stored record into an RDKit molecule.
 
-The only place where RDKit's enumerations meet the store's codes.
+This is the only place where RDKit's enumerations are mapped to the store's codes.
 
 Codes are positions in the vocabularies of ``unimol_scale.store.schema``: the Open Graph Benchmark's lists in its order,
 which the released Uni-Mol2 weights depend on.
@@ -25,7 +25,7 @@ from unimol_scale.store.schema import (
     UInt16,
 )
 
-NAME = "_Name"  # as RDKit calls the title of a molecule
+NAME = "_Name"  # RDKit's property for the title of a molecule
 ENERGY, ORIGIN, STEREO = "energy_kcal_mol", "origin", "stereo"
 
 
@@ -87,27 +87,27 @@ def _bond_codes(bond: Chem.Bond) -> tuple[int, ...]:
 
 @functools.cache
 def _code(feature: str, word: str) -> int:
-    """Return the position of a word; one outside the list takes the last code, "misc" (for stereo: "ANY")."""
+    """Return the position of a word in its list; unknown words get the last code, "misc" (for stereo: "ANY")."""
     words = (ATOM_VOCABULARIES | BOND_VOCABULARIES)[feature]
     return words.index(word) if word in words else len(words) - 1
 
 
 def rdkit_molecule(record: MoleculeRecord) -> Chem.Mol:
-    """Return a stored molecule as RDKit's.
+    """Return a stored molecule as an RDKit molecule.
 
-    Atoms are in the order of the record, hydrogens included if they are atoms of it; bonds and stereo are those of its
-    SMILES. Every conformer has the properties ``origin`` and ``stereo`` (the words of ``ConformerOrigin`` and
-    ``ConformerStereo``: one whose stereo is CHANGED is another stereoisomer than the molecule), and, where a force
-    field gave one, ``energy_kcal_mol``.
+    Atoms are in the order of the record and include hydrogens if the record does; bonds and stereo are those of its
+    SMILES. Every conformer has the properties ``origin`` and ``stereo``, the names in ``ConformerOrigin`` and
+    ``ConformerStereo``. A conformer whose stereo is CHANGED is another stereoisomer than the molecule. Conformers with
+    a force-field energy also have ``energy_kcal_mol``.
 
     Args:
         record: n atoms, k conformers.
 
     Returns:
-        A molecule of n atoms and k conformers, in Å, whose title is the record's id.
+        A molecule of n atoms and k conformers in Å, whose title is the record's id.
 
     Raises:
-        StoreError: the SMILES is not of the record's atoms.
+        StoreError: the SMILES does not describe the record's atoms.
     """
     with rdBase.BlockLogs():
         molecule = Chem.MolFromSmiles(record.smiles)
@@ -115,7 +115,9 @@ def rdkit_molecule(record: MoleculeRecord) -> Chem.Mol:
             molecule = Chem.AddHs(molecule)  # they come last, as in the record
     numbers = [] if molecule is None else [atom.GetAtomicNum() for atom in molecule.GetAtoms()]
     if numbers != record.atomic_number.tolist():
-        raise StoreError(f"molecule {record.id!r}: the atoms of its record are not those of its SMILES {record.smiles}")
+        raise StoreError(
+            f"molecule {record.id!r}: the atoms of its record differ from those of its SMILES {record.smiles}"
+        )
     molecule.SetProp(NAME, record.id)
     for number, positions in enumerate(record.coordinates.astype(np.float64)):
         molecule.AddConformer(_conformer(record, number, positions), assignId=True)

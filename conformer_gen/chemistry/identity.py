@@ -4,6 +4,6 @@ import hashlib
 
 
 def stable_hash(*parts: str | int) -> int:
-    """Return 64 bits that depend on the parts alone, on every machine and version: BLAKE2b, little-endian."""
+    """Return a 64-bit hash that depends only on the parts, on every machine and version: BLAKE2b, little-endian."""
     text = "\n".join(str(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

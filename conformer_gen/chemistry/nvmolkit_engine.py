@@ -1,14 +1,17 @@
-"""Conformers on NVIDIA GPUs: a whole piece at once through nvmolkit, which no other file knows; imports it when used.
+"""Conformers on NVIDIA GPUs through nvmolkit, one piece at a time. Only this file imports nvmolkit, and only when used.
 
-The GPU runs ETKDGv3 (from random coordinates, the only start it has) and minimises with MMFF94. Everything after
-that is the CPU's own code: its minimiser goes on from the GPU's minimum and says whether it converged and at what
-energy, then stereo, pruning and record as ever. What the GPU does not deliver in full, the CPU makes from the start.
+The GPU runs ETKDGv3 (from random coordinates, the only start it has) and minimises with MMFF94. The rest is the code
+of the CPU engine: its minimiser continues from the GPU's minimum and reports energy and convergence, and stereo,
+pruning
+and records are handled as usual. If the GPU does not deliver all conformers of a molecule, the CPU makes them from the
+start.
 
-What CUDA allocates on the host counts towards ``task_memory``; workers share the GPUs, pieces take them in turn.
+Memory that CUDA allocates on the host counts towards ``task_memory``. Workers share the GPUs, and pieces use them in
+turn.
 
-nvmolkit takes one seed for a whole batch, so the coordinates of a molecule depend on the piece it is in; the CPU
-engine's promise, that only seed and molecule matter, does not hold here. Nothing in this file has been timed, or run on
-a GPU: its tests stand in for nvmolkit, whose interface is that of version 0.6.
+nvmolkit takes one seed for a whole batch, so the coordinates of a molecule depend on the piece it is in. The CPU
+engine's guarantee that only seed and molecule matter does not hold here. Nothing in this file has been timed, or run on
+a GPU: its tests replace nvmolkit with a stand-in that has the interface of version 0.6.
 """
 
 import importlib.metadata
@@ -30,18 +33,18 @@ from conformer_gen.chemistry.identity import stable_hash
 from unimol_scale.errors import ConfigError, ConformerError
 from unimol_scale.store.schema import MoleculeRecord
 
-PREPROCESSING_THREADS = 1  # a task has one core; more workers on a GPU make use of more
+PREPROCESSING_THREADS = 1  # a task has one core; several workers per GPU use more
 PROBE = "CCO"
 INSTALL = "pip install 'unimol-scale[nvmolkit]'"
-# What nvmolkit raises: RuntimeError from CUDA, ValueError for molecules it refuses, here and there IndexError.
+# What nvmolkit raises: RuntimeError from CUDA, ValueError for molecules it refuses, and in places IndexError.
 REFUSALS = (RuntimeError, ValueError, IndexError)
 
 
 def require_gpus(config: ConformerConfig) -> None:
-    """Make a conformer of one small molecule on each GPU asked for: all of them must work before a build starts.
+    """Make a conformer of one small molecule on each requested GPU: all must work before a build starts.
 
     Raises:
-        ConfigError: nvmolkit is not installed or fits another RDKit, or a GPU does not answer.
+        ConfigError: nvmolkit is not installed or needs another RDKit, or a GPU does not respond.
     """
     try:
         import nvmolkit.embedMolecules  # noqa: F401
@@ -51,16 +54,16 @@ def require_gpus(config: ConformerConfig) -> None:
         problem = _probe(gpu)
         if problem:
             raise ConfigError(
-                f"conformers.engine nvmolkit: GPU {gpu} makes no conformer of {PROBE}: {problem}. Give the numbers of "
-                "working GPUs as conformers.gpus, or use conformers.engine rdkit"
+                f"conformers.engine nvmolkit: GPU {gpu} cannot make a conformer of {PROBE}: {problem}. Give the "
+                "numbers of working GPUs as conformers.gpus, or use conformers.engine rdkit"
             )
 
 
 def versions(config: ConformerConfig) -> dict[str, str]:
-    """Return what a store names beside RDKit: the version of nvmolkit where it is the engine.
+    """Return the versions that a store records besides RDKit's: that of nvmolkit if it is the engine.
 
     Raises:
-        ConfigError: it is, and is not installed.
+        ConfigError: nvmolkit is the engine but is not installed.
     """
     try:
         return {"nvmolkit": importlib.metadata.version("nvmolkit")} if config.engine == "nvmolkit" else {}
@@ -71,12 +74,12 @@ def versions(config: ConformerConfig) -> dict[str, str]:
 def _missing(error: ImportError) -> ConfigError:
     return ConfigError(
         f"conformers.engine nvmolkit: nvmolkit cannot be imported here ({error}). Install it on a machine with NVIDIA "
-        f"GPUs by {INSTALL}; it needs the one version of RDKit that it was made for. Or use conformers.engine rdkit"
+        f"GPUs with {INSTALL}; it needs exactly the RDKit version it was built for. Or use conformers.engine rdkit"
     )
 
 
 def _probe(gpu: int) -> str:
-    """Return what is wrong with a GPU; empty if nothing is."""
+    """Return what is wrong with a GPU; "" if nothing is."""
     full = Chem.AddHs(Chem.MolFromSmiles(PROBE))
     try:
         _place([full], 1, 0, gpu)
@@ -92,18 +95,18 @@ def generate_on_gpu(
     gpu: int,
     starting: Callable[[int | None, int], None],
 ) -> Iterator[MoleculeRecord | ConformerFailure]:
-    """Make the records of many molecules; yields one result for each, in their order.
+    """Make the records of many molecules; yield one result for each, in their order.
 
     Args:
-        molecules: with their positions in the chunk.
+        molecules: each with its position in the chunk.
         config: how to make conformers.
-        seed: of the build.
+        seed: seed of the build.
         gpu: device number.
-        starting: told of every molecule that the CPU works at, and of the GPU's work as a whole: position, or None, and
-            number of molecules.
+        starting: called before the CPU works on a molecule, with its position, and before the GPU works on all of them,
+            with None and the number of molecules.
 
     Raises:
-        ConformerError: nvmolkit raises, and the GPU makes no conformer of the simplest molecule any more either.
+        ConformerError: nvmolkit raised, and the GPU no longer makes a conformer even of the simplest molecule.
     """
     placed = [None if molecule.conformers is not None else with_hydrogens(molecule) for _, molecule in molecules]
     batch = [full for full in placed if full is not None]
@@ -119,7 +122,7 @@ def generate_on_gpu(
 
 
 def _place_and_minimise(batch: list[Chem.Mol], config: ConformerConfig, seed: int, gpu: int) -> None:
-    """Give molecules conformers, in place; those that the GPU refuses end without any."""
+    """Add conformers to molecules in place; molecules that the GPU refuses end up with none."""
     refused = _bisected(lambda part: _place(part, config.count, seed, gpu), batch)
     with_mmff = [
         full
@@ -130,9 +133,9 @@ def _place_and_minimise(batch: list[Chem.Mol], config: ConformerConfig, seed: in
     problem = _probe(gpu) if refused else ""
     if problem:
         raise ConformerError(
-            f"nvmolkit raised for {len(refused)} of {len(batch)} molecules, and since then GPU {gpu} makes no "
-            f"conformer of {PROBE} either: {problem}. Check the GPU and run the same command again, it resumes. "
-            f"The first of them: {Chem.MolToSmiles(Chem.RemoveHs(refused[0]))}"
+            f"nvmolkit raised for {len(refused)} of {len(batch)} molecules, and GPU {gpu} no longer makes a conformer "
+            f"even of {PROBE}: {problem}. Check the GPU and run the same command again to resume. The first of them: "
+            f"{Chem.MolToSmiles(Chem.RemoveHs(refused[0]))}"
         )
     for full in refused:
         full.RemoveAllConformers()

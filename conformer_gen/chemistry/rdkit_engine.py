@@ -23,9 +23,9 @@ class EtkdgStart:
     """One kind of start for ETKDG.
 
     Attributes:
-        random: from random coordinates, which saves what distance geometry cannot start.
-        spread: keep the neighbours of atoms with many of them apart. ETKDG knows no octahedron: around the
-            phosphorus of PF6⁻ it puts fluorines upon each other.
+        random: start from random coordinates, which helps where distance geometry fails.
+        spread: keep the neighbours of highly coordinated atoms apart. ETKDG has no octahedral geometry: around the
+            phosphorus of PF6⁻ it places fluorines on top of each other.
         reseed: added to the seed.
     """
 
@@ -35,7 +35,7 @@ class EtkdgStart:
 
 
 FIRST_STARTS = (EtkdgStart(), EtkdgStart(random=True))
-# For molecules whose atoms clash: a conformer of the first starts was found, and is none.
+# Used for molecules whose atoms clash: the first starts gave a conformer, but not a plausible one.
 OTHER_STARTS = (
     EtkdgStart(spread=True),
     EtkdgStart(random=True, spread=True, reseed=1),
@@ -43,7 +43,8 @@ OTHER_STARTS = (
     EtkdgStart(random=True, reseed=2),
     EtkdgStart(random=True, spread=True, reseed=3),
 )
-CROWDED_NEIGHBOURS, SPREAD_ANGLE, CHELATE_ANGLE = 4, 75.0, 55.0  # degrees; a ring of four holds two neighbours nearer
+# Degrees; a chelate ring of four holds two neighbours closer.
+CROWDED_NEIGHBOURS, SPREAD_ANGLE, CHELATE_ANGLE = 4, 75.0, 55.0
 
 
 def place(
@@ -55,18 +56,18 @@ def place(
     seed: int,
     starts: Sequence[EtkdgStart] = FIRST_STARTS,
 ) -> str:
-    """Give a molecule conformers by ETKDG, in place, from one start after another until there is one.
+    """Add conformers to a molecule by ETKDG, in place, trying one start after another until there is one.
 
     Args:
         full: the molecule with its hydrogens.
-        conformers: wanted.
-        attempts: of ETKDG for each conformer, from each kind of start.
+        conformers: number of conformers to make.
+        attempts: attempts of ETKDG per conformer, from each kind of start.
         timeout_s: seconds for one kind of start.
         seed: 31 bits.
-        starts: in their order.
+        starts: kinds of start, in the order to try.
 
     Returns:
-        What went wrong if there is no conformer, else "".
+        What went wrong if there is no conformer; otherwise "".
     """
     problem = ""
     full.RemoveAllConformers()
@@ -84,7 +85,7 @@ def place(
                     continue
                 parameters.SetBoundsMat(bounds)
             rdDistGeom.EmbedMultipleConfs(full, conformers, parameters)
-            # Not the ids it returns: after a timeout they name conformers that are not there.
+            # The ids it returns cannot be used: after a timeout they include conformers that do not exist.
             if full.GetNumConformers():
                 return ""
             problem = "no conformer satisfies the distance bounds"
@@ -94,7 +95,7 @@ def place(
 
 
 def _spread_bounds(full: Chem.Mol) -> Float64 | None:
-    """Return RDKit's bounds on distances, larger between neighbours of crowded atoms; None if they contradict."""
+    """Return RDKit's distance bounds, widened between neighbours of crowded atoms; None if they conflict."""
     bounds: Float64 = rdDistGeom.GetMoleculeBoundsMatrix(full)  # the upper triangle has the upper bounds
     rings = full.GetRingInfo()
     for atom in full.GetAtoms():
@@ -141,5 +142,5 @@ def depict(basis: Chem.Mol) -> Float64:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of RDKit's message that says something."""
+    """Return the first informative line of RDKit's message."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

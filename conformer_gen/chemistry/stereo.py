@@ -1,14 +1,16 @@
-"""The stereo that a SMILES gives or leaves open, and whether conformers have it. Imports RDKit.
+"""Which stereo a SMILES specifies or leaves open, and whether conformers have it. Imports RDKit.
 
-Judged from geometry alone: the handedness of the four points around a tetrahedral centre, the side on which the ends of
-a double bond lie. Nothing is perceived anew, so neither ranks (CIP) nor rings can differ between the two sides of the
-comparison, and a pseudo-asymmetric centre is a centre like any other. Only where elements differ is it asked whether
-that makes another stereoisomer: the mirror image of a meso compound does not.
+The comparison uses geometry alone: the handedness of the four points around a tetrahedral centre, and on which sides of
+a double bond its substituents lie. Nothing is perceived anew, so CIP ranks and rings cannot differ between the two
+sides
+of the comparison, and a pseudo-asymmetric centre is treated like any other. Only if elements differ does the code ask
+whether that makes another stereoisomer: the mirror image of a meso compound does not.
 
 What cannot be judged counts as open: the arrangement around a metal (square planar, trigonal bipyramidal, octahedral),
-which ETKDG does not enforce, the axis of an allene, and the centres and axes of a flat depiction. So do centres
-of a racemate or of relative stereo (``|&1:2|``, ``|o1:2|``): a conformer shows one of the stereoisomers that are meant.
-RDKit takes no nitrogen for a centre that turns over at room temperature.
+which ETKDG does not enforce; the axis of an allene; and the centres and axes of a flat depiction. The same holds for
+the
+centres of a racemate or of relative stereo (``|&1:2|``, ``|o1:2|``), where a conformer shows one of the stereoisomers
+that are meant. RDKit does not treat a nitrogen that inverts at room temperature as a centre.
 """
 
 import dataclasses
@@ -23,7 +25,7 @@ from unimol_scale.store.schema import ConformerStereo, Float32, Float64, Int64, 
 Bool = npt.NDArray[np.bool_]
 
 TETRAHEDRAL = {Chem.ChiralType.CHI_TETRAHEDRAL_CCW: 1, Chem.ChiralType.CHI_TETRAHEDRAL_CW: -1}
-# Z and E are said of the bond's stereo atoms, as cis and trans are.
+# Z and E refer to the bond's stereo atoms, as cis and trans do.
 DOUBLE = {
     Chem.BondStereo.STEREOZ: 1,
     Chem.BondStereo.STEREOCIS: 1,
@@ -41,18 +43,19 @@ OPPOSITE = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Elements:
-    """The stereo elements that the SMILES gives and that can be judged.
+    """The stereo elements that the SMILES specifies and that can be judged.
 
     Attributes:
-        centres: [c, 5] a tetrahedral centre and its neighbours in RDKit's order; the centre again for a lone pair.
+        centres: [c, 5] a tetrahedral centre and its neighbours in RDKit's order; the centre itself stands for a lone
+            pair.
         hands: [c] +1 where the SMILES says counter-clockwise, −1 where it says clockwise.
-        bonds: [d] their numbers.
+        bonds: [d] bond indices.
         paths: [d, 4] the two atoms of a double bond between its two stereo atoms.
-        sides: [d] +1 where the SMILES puts the stereo atoms on one side, −1 on opposite sides.
+        sides: [d] +1 where the SMILES puts the stereo atoms on the same side, −1 on opposite sides.
         axes: [a, 4] the two ends of an atropisomer's axis between a neighbour of each.
         turns: [a] the sign of the dihedral angle over these four atoms.
-        relative: the places among ``centres`` of those that are only given relative to each other, group by group.
-        all_judged: whether it gives no others, and none of those relative to each other.
+        relative: positions in ``centres`` of those that are specified only relative to each other, group by group.
+        all_judged: whether every specified element is listed here and none is only relative.
     """
 
     centres: Int64
@@ -67,19 +70,20 @@ class _Elements:
 
 
 def compare_stereo(smiles: str, full: Chem.Mol, coordinates: Float32 | Float64, flat: Bool) -> UInt8:
-    """Compare conformers with the stereo that the SMILES gives.
+    """Compare conformers with the stereo that the SMILES specifies.
 
-    Without hydrogens, a centre stands in for its own hydrogen, which lies on its far side from the three other
-    neighbours.
+    If the coordinates lack hydrogens, a centre's position replaces that of its own hydrogen, which lies on the side
+    away
+    from its three other neighbours.
 
     Args:
         smiles: of the molecule.
         full: the molecule, read from ``smiles`` and then given hydrogens, which come last.
         coordinates: [k, n, 3] Å of all its atoms, or of all but the hydrogens.
-        flat: [k] whether a conformer is a depiction; it can only show double bonds.
+        flat: bool [k], whether a conformer is a depiction, which can show only double bonds.
 
     Returns:
-        [k] codes of ``ConformerStereo``.
+        uint8 [k] codes of ``ConformerStereo``.
     """
     elements = _given(smiles, full)
     hands = np.sign(_volumes(elements.centres, coordinates)).astype(np.int64)
@@ -103,7 +107,7 @@ def compare_stereo(smiles: str, full: Chem.Mol, coordinates: Float32 | Float64, 
 def _given(smiles: str, full: Chem.Mol) -> _Elements:
     centres, hands, bonds, paths, sides = [], [], [], [], []
     all_judged = True
-    # Looking at each atom and bond costs more than all the rest, and most molecules give nothing.
+    # Examining each atom and bond would cost more than everything else, and most molecules specify nothing.
     for atom in full.GetAtoms() if "@" in smiles else ():
         tag = atom.GetChiralTag()
         if tag == Chem.ChiralType.CHI_UNSPECIFIED:
@@ -144,12 +148,12 @@ def _is_open(element: Chem.StereoInfo, full: Chem.Mol) -> bool:
         return True
     bond = full.GetBondWithIdx(element.centeredOn)
     ends = (bond.GetBeginAtom(), bond.GetEndAtom())
-    # RDKit takes the double bonds of isocyanates and terminal allenes for stereo bonds.
+    # RDKit treats the double bonds of isocyanates and terminal allenes as stereo bonds.
     return all(end.GetHybridization() != Chem.HybridizationType.SP for end in ends)
 
 
 def _volumes(centres: Int64, coordinates: Float32 | Float64) -> Float64:
-    """Return six times the signed volume of the neighbours' tetrahedra, [k, c] Å³; positive is counter-clockwise."""
+    """Return six times the signed volume of the neighbours' tetrahedra, [k, c] Å³; positive means counter-clockwise."""
     corners = np.where(centres < coordinates.shape[1], centres, centres[:, :1])[:, 1:]
     points = coordinates[:, corners].astype(np.float64)
     volumes: Float64 = np.linalg.det(points[:, :, :3] - points[:, :, 3:])
@@ -157,17 +161,17 @@ def _volumes(centres: Int64, coordinates: Float32 | Float64) -> Float64:
 
 
 def _alignments(paths: Int64, coordinates: Float32 | Float64) -> Float64:
-    """Return how far the two stereo atoms lie on one side of their bond, [k, d] Å⁴; negative is opposite sides."""
+    """Return how far the two stereo atoms lie on the same side of their bond, [k, d] Å⁴; negative if opposite."""
     points = coordinates[:, paths].astype(np.float64)
     axis = points[:, :, 2] - points[:, :, 1]
     one, other = points[:, :, 0] - points[:, :, 1], points[:, :, 3] - points[:, :, 2]
-    # The product of the parts of both that are perpendicular to the axis, times its squared length.
+    # The dot product of their components perpendicular to the bond, times its squared length.
     alignments: Float64 = _dot(one, other) * _dot(axis, axis) - _dot(one, axis) * _dot(other, axis)
     return alignments
 
 
 def _turning(axes: Int64, coordinates: Float32 | Float64) -> Float64:
-    """Return a number with the sign of each dihedral angle, [k, a] Å³."""
+    """Return numbers with the signs of the dihedral angles, [k, a] Å³."""
     points = coordinates[:, axes].astype(np.float64)
     turning: Float64 = np.linalg.det(np.diff(points, axis=2))
     return turning
@@ -179,7 +183,7 @@ def _dot(one: Float64, other: Float64) -> Float64:
 
 
 def _same_isomer(full: Chem.Mol, elements: _Elements, hands: Int64, sides: Int64) -> bool:
-    """Return whether the molecule with these elements instead is the same stereoisomer, atoms renumbered."""
+    """Return whether the molecule with these elements is the same stereoisomer up to a renumbering of atoms."""
     if not (hands.all() and sides.all()):
         return False
     other = Chem.Mol(full)
@@ -188,7 +192,7 @@ def _same_isomer(full: Chem.Mol, elements: _Elements, hands: Int64, sides: Int64
     for bond in elements.bonds[sides != elements.sides]:
         turned = other.GetBondWithIdx(int(bond))
         turned.SetStereo(OPPOSITE[turned.GetStereo()])
-    # RDKit writes double bonds by the directions of the bonds beside them, which still are the old ones.
+    # RDKit writes double bonds by the directions of the bonds beside them, which are still the old ones.
     for single in other.GetBonds():
         single.SetBondDir(Chem.BondDir.NONE)
     Chem.SetDoubleBondNeighborDirections(other)
@@ -197,5 +201,5 @@ def _same_isomer(full: Chem.Mol, elements: _Elements, hands: Int64, sides: Int64
 
 def _canonical(molecule: Chem.Mol) -> str:
     written: str = Chem.MolToSmiles(molecule)
-    read = Chem.MolFromSmiles(written)  # tags that were set by hand are ranked anew only on reading
+    read = Chem.MolFromSmiles(written)  # tags that were set by hand are ranked again only on reading
     return written if read is None else str(Chem.MolToSmiles(read))

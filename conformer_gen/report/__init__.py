@@ -1,1 +1,1 @@
-"""What a build reports of itself: tables and pictures."""
+"""The report of a build: tables and pictures."""

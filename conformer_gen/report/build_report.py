@@ -1,6 +1,6 @@
 """The report of a build: report.md beside its pictures.
 
-All of it but the picture of the rate depends on the store and its failures alone.
+Everything except the picture of the rate depends only on the store and its failures.
 """
 
 import dataclasses
@@ -28,10 +28,10 @@ def write_report(store: Store, failures: Path, work: Path, run: RunJobs) -> None
     """Write report.md and its pictures into the store.
 
     Args:
-        store: complete but for its manifest file.
+        store: complete except for its manifest file.
         failures: failures.parquet.
         work: work directory of the build, with its selection and the samples of its rate.
-        run: runs the jobs that count.
+        run: runs the counting jobs.
     """
     selection = read_selection(work)
     assert selection is not None, "a store is assembled from a selection"
@@ -84,7 +84,7 @@ def _summary(manifest: Manifest) -> Lines:
 
 
 def _sources(manifest: Manifest) -> Lines:
-    """Say what became of the rows of each source; nothing if there is one."""
+    """Return what happened to the rows of each source; nothing for a single source."""
     if not manifest.counts_by_source:
         return []
     columns = [field.name for field in dataclasses.fields(SourceCounts)]
@@ -95,8 +95,8 @@ def _sources(manifest: Manifest) -> Lines:
         "## Sources",
         "",
         *_table(("source", *(name.replace("_", " ") for name in columns)), rows),
-        "A molecule that several rows have is stored as the first of them has it, in the order of the sources; the "
-        "others are duplicates. Ids, here and in failures.parquet, begin with the source.",
+        "If several rows have the same molecule, the first one is stored, in the order of the sources; the others "
+        "are duplicates. Ids, here and in failures.parquet, begin with the source.",
         "",
     ]
 
@@ -114,7 +114,7 @@ def _splits(manifest: Manifest, counts: StoreCounts) -> Lines:
     both = f"{counts.shared_scaffolds:,}" if counts.shared_scaffolds else "none"
     return [
         *_table(header, rows),
-        f"valid has {counts.valid_scaffolds:,} Murcko scaffolds, {both} of them also in train.",
+        f"valid has {counts.valid_scaffolds:,} Murcko scaffolds, {both} of which are also in train.",
         "",
     ]
 
@@ -125,15 +125,15 @@ def _scaffolds(selection: Selection) -> Lines:
 
 
 def _duplicates(selection: Selection) -> Lines:
-    """Say where rows of one molecule contradict each other; nothing if none do."""
+    """Return where rows of the same molecule contradict each other; nothing if none do."""
     if not selection.num_conflicting:
         return []
     return [
         "## Conflicting labels",
         "",
         f"{selection.num_conflicting:,} of {selection.num_duplicates:,} duplicates have a label that differs from the "
-        "one stored, or that is missing there. The first row of a molecule is the one stored, the others are left out. "
-        "For example:",
+        "stored one or is missing there. The first row of a molecule is stored and the others are left out. For "
+        "example:",
         "",
         *(f"- {_cell(conflict, CONFLICT_CELL)}" for conflict in selection.conflicts),
         "",
@@ -146,9 +146,9 @@ def _conformers(counts: StoreCounts) -> Lines:
     origins = [(ORIGIN_LABELS[origin], f"{n:,}") for origin, n in counts.origins.items()]
     stereo = [(STEREO_LABELS[kind], f"{n:,}") for kind, n in counts.stereo.items()]
     return [
-        f"{min(molecules)} to {max(molecules)} conformers a molecule, {average:.2f} on average."
+        f"{min(molecules)} to {max(molecules)} conformers per molecule, {average:.2f} on average."
         if max(molecules) > 1
-        else "One conformer a molecule.",
+        else "One conformer per molecule.",
         "",
         *_table(("made by", "conformers"), origins),
         *_table(("stereo", "conformers"), stereo),
@@ -161,9 +161,9 @@ def _failures(counts: StoreCounts) -> Lines:
         first = _code(cause.id), _code(cause.smiles), _cell(cause.detail)
         rows.append((STAGE_LABELS[cause.stage], cause.reason, f"{cause.rows:,}", *first))
     left = len(counts.causes) - len(rows)
-    rarer = f" {left} rarer causes are only there." if left else ""
+    rarer = f" {left} rarer causes are listed only there." if left else ""
     renamed = [cause.stage for cause in counts.causes if cause.stage != STAGE_LABELS[cause.stage]]
-    named = f" The stage that makes conformers is called {renamed[0]} there." if renamed else ""
+    named = f" There, the stage that makes conformers is called {renamed[0]}." if renamed else ""
     return [
         f"Every failed row is in failures.parquet, with its reason.{rarer}{named}",
         "",
@@ -172,7 +172,7 @@ def _failures(counts: StoreCounts) -> Lines:
 
 
 def _cell(text: str, longest: int = LONGEST_CELL) -> str:
-    """Return text that takes one line of a cell, whatever a source's row contains."""
+    """Return text cut to one line of a table cell, whatever a source's row contains."""
     line = " ".join(text.split())
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
 

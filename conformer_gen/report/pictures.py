@@ -19,9 +19,9 @@ from unimol_scale.store.schema import ConformerOrigin, ConformerStereo
 
 MAIN, CONTRAST, PALE = BLUE, RED, "#a6c8e0"
 WIDTH = 7.2
-LOG_RATIO = 30  # largest bar to smallest, from which a linear axis hides the smallest
+LOG_RATIO = 30  # ratio of largest to smallest bar above which a linear axis would hide the smallest
 MOST_CAUSES = 12
-CROWDED = 26  # elements, from which their symbols stand in two rows
+CROWDED = 26  # number of elements from which their symbols take two rows
 ORIGIN_LABELS = {
     ConformerOrigin.FILE: "from the source, method unknown",
     ConformerOrigin.DFT: "from the source, DFT",
@@ -33,25 +33,25 @@ ORIGIN_LABELS = {
     ConformerOrigin.FLAT: "from the source, flat",
 }
 STEREO_LABELS = {
-    ConformerStereo.AS_GIVEN: "all given, and kept",
+    ConformerStereo.AS_GIVEN: "as the SMILES specifies",
     ConformerStereo.OPEN: "left open by the SMILES",
-    ConformerStereo.CHANGED: "not that of the SMILES",
+    ConformerStereo.CHANGED: "different from the SMILES",
 }
-# What failures.parquet calls the making of conformers is a name of its format.
+# failures.parquet has its own name for the making of conformers, which is part of its format.
 STAGE_LABELS = {CURATE_FAILED: "curate", CONFORMERS_FAILED: "conformers"}
 
 
 def draw_all(counts: StoreCounts, selection: Selection, rates: Sequence[StageRate], folder: Path) -> dict[str, str]:
-    """Draw every picture that the build gives reason for.
+    """Draw every picture for which the build has data.
 
     Args:
-        counts: of the store.
-        selection: of the build.
-        rates: of the stages of the build; none draws no rate.
+        counts: counts of the store.
+        selection: selection of the build.
+        rates: rates of the build's stages; if empty, no rate is drawn.
         folder: where the files go.
 
     Returns:
-        Name → title, in the order of the report; the file is <name>.png. All but "rate" depend on the store alone.
+        Name → title, in the order of the report; the file is <name>.png. All but "rate" depend only on the store.
     """
     jobs: list[tuple[str, str, Callable[[], Figure]]] = [
         ("atoms", "Atoms per molecule", lambda: _size_figure(counts)),
@@ -71,7 +71,7 @@ def draw_all(counts: StoreCounts, selection: Selection, rates: Sequence[StageRat
 
 
 def _panels(count: int, height: float, ratios: Sequence[float] | None = None, rows: bool = False) -> tuple[Figure, Any]:
-    """Return a figure of ``count`` panels beside each other, or one above the other, without frame lines."""
+    """Return a figure of ``count`` panels side by side, or one above the other if ``rows``, without frames."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     shape = (count, 1) if rows else (1, count)
     panels = figure.subplots(*shape, squeeze=False, height_ratios=ratios if rows else None).ravel()
@@ -159,7 +159,7 @@ def _origin_figure(counts: StoreCounts) -> Figure:
 
 
 def _bars(axes: Any, counts: Mapping[str, int], title: str) -> None:  # noqa: ANN401
-    """Draw horizontal bars with their values at the end; a log axis where a linear one would hide the small ones."""
+    """Draw horizontal bars with their values at the end, on a log axis where a linear one would hide the small ones."""
     values = list(counts.values())
     total = sum(values)
     bars = axes.barh(range(len(values)), values, color=MAIN, height=0.62)
@@ -203,7 +203,7 @@ def _conformer_figure(counts: StoreCounts) -> Figure:
         panels[1].set_ylabel("% of the other conformers")
         panels[1].set_xlim(0, edges[-1])
         if share[-1] > 0:
-            panels[1].set_title(f"{share[-1]:.1f} % at {edges[-2]:g} and above", loc="right", fontsize=9)
+            panels[1].set_title(f"{share[-1]:.1f} % at {edges[-2]:g} or above", loc="right", fontsize=9)
         draw_grid(panels[1], "y")
     return figure
 
@@ -233,7 +233,7 @@ def _rate_figure(rates: Sequence[StageRate]) -> Figure:
             axes.legend(frameon=False, fontsize=8, loc="lower right")
         average = rate.molecules / length
         axes.set_title(f"{rate.stage}: {average:,.{0 if average >= 10 else 1}f} molecules/s", fontsize=10)
-        axes.set_xlabel(f"work on this stage ({name})")
+        axes.set_xlabel(f"time spent on this stage ({name})")
         axes.set_ylim(0, 1.1 * float(rate.rates.max()))
         axes.set_xlim(0, length / unit)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: engineering(value)))

@@ -1,4 +1,4 @@
-"""Samples of a build's progress, appended to a file while it works; the rate over time is read from them."""
+"""Samples of a build's progress, appended to a file during the build; rates over time are computed from them."""
 
 import json
 import time
@@ -9,21 +9,21 @@ from unimol_scale.common.progress import StageProgress
 
 SAMPLES_NAME = "progress.jsonl"
 SAMPLE_INTERVAL_S = 1.0
-SAMPLE_SPACING = 0.002  # of the time that a stage has taken: a month leaves some thousands of samples
+SAMPLE_SPACING = 0.002  # fraction of the time a stage has taken so far: a month gives some thousands of samples
 
 
 class SampleLog:
     """Appends {"seconds": since this log was opened, "stage": name, "molecules": done since then} to a file.
 
     Args:
-        path: the file; runs that resume append to the same.
+        path: the file; resumed runs append to the same file.
     """
 
     def __init__(self, path: Path) -> None:
         cut_off = path.is_file() and not path.read_bytes().endswith(b"\n")
         self._file = path.open("a", encoding="utf-8", buffering=1)
         self._start = time.monotonic()
-        if cut_off:  # by a kill
+        if cut_off:  # the last line, if the process was killed while writing it
             self._file.write("\n")
 
     def __enter__(self) -> "SampleLog":
@@ -39,12 +39,12 @@ class SampleLog:
 
 
 class SampledProgress(StageProgress):
-    """The progress of a stage of a build, of which samples are taken.
+    """The progress of a stage of a build, sampled into a log.
 
     Args:
-        label: of the stage, such as "curating".
-        total: molecules in the stage, None when it is not known beforehand.
-        log: takes the samples; None takes none.
+        label: label of the stage, such as "curating".
+        total: molecules in the stage; None if unknown beforehand.
+        log: receives the samples; None takes no samples.
     """
 
     def __init__(self, label: str, total: int | None, log: SampleLog | None = None) -> None:
@@ -63,7 +63,7 @@ class SampledProgress(StageProgress):
             self._sample()
 
     def tick(self) -> None:
-        """Show a new line, or bring the bar up to date, and take a sample if the last one is a while ago."""
+        """Refresh the bar or print a new line, and take a sample if enough time has passed since the last one."""
         super().tick()
         now = time.monotonic()
         if now - self._sampled >= max(SAMPLE_INTERVAL_S, SAMPLE_SPACING * (now - self._began)):
@@ -72,4 +72,4 @@ class SampledProgress(StageProgress):
     def _sample(self) -> None:
         self._sampled = time.monotonic()
         if self._log is not None:
-            self._log.add(self._stage, self.advanced)  # what an earlier run did is no rate
+            self._log.add(self._stage, self.advanced)  # without what an earlier run did, which would distort the rate

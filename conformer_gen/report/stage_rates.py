@@ -9,23 +9,23 @@ import numpy as np
 from unimol_scale.common.text.json_lines import read_json_lines
 from unimol_scale.store.schema import Float64
 
-# A task ends with all of its molecules at once: windows of a few tasks, or the rate would be a comb.
+# A task reports all of its molecules when it ends, so a window spans a few tasks; otherwise the rate would be spiky.
 SAMPLES_A_WINDOW, MOST_WINDOWS = 3, 80
-# What samples call the stages, and what those of earlier versions did.
-CURATING, GENERATING = "curating", "generating conformers"
+# Names of the stages in samples, of this version and of earlier ones.
+CURATING, GENERATING, DRAWING = "curating", "generating conformers", "drawing 2D depictions"
 FORMER_NAMES = {"embedding": GENERATING}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageRate:
-    """How fast one stage went, over all runs that worked on it, laid end to end.
+    """How fast one stage went, over all runs that worked on it, joined end to end.
 
     Attributes:
         stage: its name.
-        molecules: done in the time that the samples cover.
-        edges: [W + 1] s of work on the stage; window w is from edges[w] to edges[w + 1].
+        molecules: molecules done in the time that the samples cover.
+        edges: [W + 1] seconds of work on the stage; window w lasts from edges[w] to edges[w + 1].
         rates: [W] molecules/s.
-        resumed: s of work after which another run went on.
+        resumed: seconds of work after which another run resumed the stage.
     """
 
     stage: str
@@ -36,7 +36,7 @@ class StageRate:
 
 
 class _Samples:
-    """The samples of one stage, on a clock that stands still between runs."""
+    """The samples of one stage, on a clock that stops between runs."""
 
     def __init__(self) -> None:
         self.seconds, self.molecules = array.array("d"), array.array("d")
@@ -58,10 +58,10 @@ class _Samples:
 
 
 def read_rates(path: Path) -> list[StageRate]:
-    """Return the rate of every stage with samples at two times or more, in their order; none if there is no file.
+    """Return, in order, the rate of every stage with samples at two or more times; [] if there is no file.
 
-    A line is {"seconds": since its run began, "stage": name, "molecules": done by then}. Time that runs backwards is
-    another run. A line that a killed run left damaged is passed over.
+    A line is {"seconds": since its run began, "stage": name, "molecules": done by then}. A time smaller than the one
+    before starts another run. A line damaged by a killed run is skipped.
     """
     stages: dict[str, _Samples] = {}
     run, clock = 0, 0.0

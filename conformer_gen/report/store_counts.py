@@ -1,6 +1,6 @@
-"""What a build amounts to, counted shard by shard from the store's own columns. Imports Arrow, NumPy and the store.
+"""Statistics of a finished build, counted shard by shard from the store's columns. Imports Arrow, NumPy and the store.
 
-Each shard is a job; a job holds its shard and the scaffolds of the validation split, and returns counters.
+Each shard is a job; a job holds its shard and the scaffolds of the validation split, and returns counts.
 """
 
 import collections
@@ -21,13 +21,13 @@ from unimol_scale.store.arrow_backend import ColumnViews
 from unimol_scale.store.schema import ConformerOrigin, ConformerStereo, Float32, Int32, Int64
 from unimol_scale.store.shards import Store, read_shard
 
-NUM_CODES = 256  # of a uint8 column
-ENERGY_STEP, ENERGY_STEPS = 0.5, 50  # kcal/mol, and how many; what lies above is counted in the last
+NUM_CODES = 256  # values of a uint8 column
+ENERGY_STEP, ENERGY_STEPS = 0.5, 50  # kcal/mol, and number of steps; the last one also counts everything above
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cause:
-    """Why rows failed: the reason, how many rows it took, and the first of them."""
+    """Why rows failed: the reason, the number of rows, and the first of them."""
 
     stage: str
     reason: str
@@ -39,19 +39,20 @@ class Cause:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StoreCounts:
-    """What the tables and pictures of a report show.
+    """The numbers that the tables and pictures of a report show.
 
     Attributes:
         sizes: split → atoms → molecules.
         elements: atomic number → atoms, most frequent first.
         origins: origin → conformers.
         stereo: stereo → conformers.
-        conformers: conformers of a molecule → molecules.
-        energies: [50] all conformers but the lowest of a molecule by their energy above it, in steps of 0.5 kcal/mol;
-            of molecules with an energy for each conformer. The last also counts what lies above.
+        conformers: conformers per molecule → molecules.
+        energies: [50] number of conformers by energy above the molecule's lowest conformer, in steps of 0.5 kcal/mol.
+            The lowest ones, and molecules in which a conformer has no energy, are not counted. The last entry also
+            counts all higher energies.
         valid_scaffolds: scaffolds of the validation split.
-        shared_scaffolds: of them, those that are also in the training split.
-        causes: of failures, most frequent first.
+        shared_scaffolds: those of them that are also in the training split.
+        causes: causes of failures, most frequent first.
     """
 
     sizes: Mapping[str, Mapping[int, int]]
@@ -67,12 +68,13 @@ class StoreCounts:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _ShardCounts:
-    """What one shard adds.
+    """The contribution of one shard.
 
     Attributes:
-        codes: [4, 256] atoms of each element; conformers of each origin and of each stereo; molecules by conformers.
+        codes: [4, 256] atoms of each element; conformers of each origin; conformers of each stereo; molecules by number
+            of conformers.
         energies: [50] as ``StoreCounts.energies``.
-        scaffolds: sorted; of a training shard only those that validation has, too.
+        scaffolds: sorted; for a training shard only those that validation has too.
     """
 
     codes: Int64
@@ -84,13 +86,13 @@ def count_store(store: Store, failures: Path, run: RunJobs) -> StoreCounts:
     """Read the store shard by shard and count.
 
     Args:
-        store: all of its shards are there; every process that runs a job finds them at its path.
+        store: all of its shards exist; every process that runs a job finds them at its path.
         failures: failures.parquet.
         run: runs the jobs.
     """
     codes, energies = np.zeros((4, NUM_CODES), np.int64), np.zeros(ENERGY_STEPS, np.int64)
     scaffolds = {name: np.empty(0, np.uint64) for name in ("valid", "train")}
-    for name in scaffolds:  # in this order: of the training split only scaffolds of validation are of interest
+    for name in scaffolds:  # validation first: of the training scaffolds only those of validation matter
         within = None if name == "valid" else scaffolds["valid"]
         count = functools.partial(_count_shard, store, name, within)
         for shard in run(count, range(len(store.manifest.splits[name].shards))):
@@ -115,7 +117,7 @@ def count_store(store: Store, failures: Path, run: RunJobs) -> StoreCounts:
 
 
 def _count_shard(store: Store, split: str, within: UInt64 | None, number: int) -> _ShardCounts:
-    """Count one shard of a split; of its scaffolds take those that are in ``within``, None: all."""
+    """Count one shard of a split. Return its scaffolds, restricted to those in ``within`` unless that is None."""
     batch = read_shard(store, store.manifest.splits[split].shards[number])
     views = ColumnViews.of(batch)
     columns = (
@@ -142,10 +144,10 @@ def _by_count(counts: Int64) -> dict[int, int]:
 
 
 def energy_histogram(energy: Float32, offsets: Int32) -> Int64:
-    """Count all conformers but the lowest of a molecule by their energy above it.
+    """Count conformers by their energy above the lowest of their molecule, leaving out the lowest itself.
 
     Args:
-        energy: [C] kcal/mol of all conformers, molecule after molecule; NaN where there is none.
+        energy: [C] kcal/mol of all conformers, molecule by molecule; NaN where there is none.
         offsets: [B + 1] first conformer of each molecule.
 
     Returns:
@@ -153,7 +155,7 @@ def energy_histogram(energy: Float32, offsets: Int32) -> Int64:
     """
     lengths = np.diff(offsets)
     lowest = np.minimum.reduceat(energy, offsets[:-1]) if len(lengths) else np.empty(0, np.float32)
-    above = energy - np.repeat(lowest, lengths)  # NaN throughout the molecule if one of its energies is
+    above = energy - np.repeat(lowest, lengths)  # all NaN for a molecule with a NaN energy
     steps = (above[~np.isnan(above)] / ENERGY_STEP).astype(np.int64)
     histogram = np.bincount(np.minimum(steps, ENERGY_STEPS - 1), minlength=ENERGY_STEPS)
     histogram[0] -= np.count_nonzero(~np.isnan(lowest))
@@ -161,7 +163,7 @@ def energy_histogram(energy: Float32, offsets: Int32) -> Int64:
 
 
 def count_causes(failures: Path) -> tuple[Cause, ...]:
-    """Count failures.parquet by stage and reason, most frequent first; read a part at a time."""
+    """Count failures.parquet by stage and reason, most frequent first; the file is read in parts."""
     rows: collections.Counter[tuple[str, str]] = collections.Counter()
     first: dict[tuple[str, str], dict[str, Any]] = {}
     with pq.ParquetFile(failures) as file:

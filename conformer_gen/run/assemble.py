@@ -1,7 +1,8 @@
-"""From finished pieces to a store: shards and failures.parquet. Imports Arrow and the store.
+"""Turns finished pieces into a store: shards and failures.parquet. Imports Arrow and the store.
 
-Everything here is a pure function of the pieces' files, cut into jobs that may run anywhere in any order: the caller
-brings what runs them (Python's ``map`` would do). A finished job leaves a file in ``.build/``, so it is done once.
+Everything here is a pure function of the pieces' files, split into jobs that may run anywhere and in any order. The
+caller provides the function that runs them (Python's ``map`` would do). A finished job leaves a file in ``.build/``, so
+it is never repeated.
 """
 
 import bisect
@@ -54,9 +55,9 @@ from unimol_scale.store.schema import Layout
 from unimol_scale.store.shards import size_histogram, write_shard
 
 FAILURES_NAME = "failures.parquet"
-FAILED, SHARDS = "failed", "shards"  # directories in .build/ of what finished jobs leave
+FAILED, SHARDS = "failed", "shards"  # directories in .build/ for the results of finished jobs
 FAILURE_COLUMNS = ("id", "smiles", "stage", "reason", "detail")
-FAILURE_ROWS = 100_000  # in one row group: fixed, so that the file does not tell how the build was cut
+FAILURE_ROWS = 100_000  # per row group; fixed, so that the file does not depend on how the build was split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,12 +69,12 @@ class FailureJob:
 
     @property
     def path(self) -> Path:
-        """Where they go."""
+        """Where they are written."""
         return self.work / FAILED / f"{self.group:06d}.parquet"
 
 
 def collect_failures(job: FailureJob) -> int:
-    """Write the failures of a group of chunks in the order of the source's rows; return how many there are."""
+    """Write the failures of a group of chunks in the order of the source's rows; return their number."""
     if job.path.is_file():
         return int(pq.read_metadata(job.path).num_rows)
     tables = []
@@ -95,7 +96,7 @@ def collect_failures(job: FailureJob) -> int:
 
 
 def commit_failures(output: Path, run: UnorderedMap) -> int:
-    """Write failures.parquet, in the order of the source's rows; return how many there are."""
+    """Write failures.parquet in the order of the source's rows; return the number of failures."""
     work = (output / WORK_NAME).absolute()
     jobs = [FailureJob(work, group) for group in groups(work, CURATED)]
     failed = sum(run(collect_failures, jobs))
@@ -122,22 +123,21 @@ def _row_groups(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Ta
 
 
 def require_molecules(config: BuildConfig, selection: Selection, output: Path, run: UnorderedMap) -> None:
-    """Stop before conformers are made if there is no molecule to make them for, or too few for validation.
+    """Stop before conformers are made if there are no molecules, or too few for validation.
 
     Raises:
-        SourceError: no row of the source is a molecule, failures.parquet says why; or there are too few.
+        SourceError: no row of the source is a usable molecule (failures.parquet says why), or there are too few.
     """
     if selection.num_kept:
         _require_validation(config, selection, output)
         return
     if not selection.num_read:
-        raise SourceError("the source has no rows: nothing to build")
+        raise SourceError("the source has no rows, so there is nothing to build")
     commit_failures(output, run)
     raise SourceError(
-        f"none of the {selection.num_read:,} rows of the source is a usable molecule; "
-        f"{output / FAILURES_NAME} has the reason for each. "
-        "If the SMILES stand in another column, name it, as in source.smiles_column=2; if the file is of another kind, "
-        "name that with --source"
+        f"none of the {selection.num_read:,} rows of the source is a usable molecule; {output / FAILURES_NAME} has "
+        "the reason for each. If the SMILES are in another column, name it, as in source.smiles_column=2; if the "
+        "file has another format, name the format with --source"
     )
 
 
@@ -148,19 +148,19 @@ def _require_validation(config: BuildConfig, selection: Selection, output: Path)
     remedy = f"delete {output} and build again"
     if selection.num_kept < 2 * count:
         raise SourceError(
-            f"curate.valid_count is {count:,}, and the store would have {selection.num_kept:,} molecules: it needs at "
-            f"least twice as many as go to validation; lower the number, {remedy}"
+            f"curate.valid_count is {count:,}, but the store would have only {selection.num_kept:,} molecules: at "
+            f"most half of them can go to validation. Lower the number, {remedy}"
         )
     if not selection.num_valid:
         raise SourceError(
-            f"curate.valid_count is {count:,}, and no Murcko scaffold has so few molecules; raise the number, or take "
-            f"curate.split=random, {remedy}"
+            f"curate.valid_count is {count:,}, but every Murcko scaffold has more molecules than that; raise the "
+            f"number, or use curate.split=random, {remedy}"
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """Records [start, stop) of a piece's file."""
+    """Records start to stop − 1 of a piece's file."""
 
     piece: Piece
     start: int
@@ -169,7 +169,7 @@ class Slice:
 
 @dataclasses.dataclass(frozen=True)
 class ShardPlan:
-    """Which records make up a shard, in order."""
+    """The records that make up a shard, in order."""
 
     split: SplitName
     number: int
@@ -182,12 +182,12 @@ class ShardPlan:
 
 
 def plan_shards(pieces: Iterable[Piece], shard_rows: int, moved: Sequence[Replacement] = ()) -> Iterator[ShardPlan]:
-    """Deal the records of all pieces, in order, into shards of ``shard_rows`` molecules (a split's last has fewer).
+    """Distribute the records of all pieces, in order, over shards of ``shard_rows`` molecules (fewer in the last ones).
 
     Args:
-        pieces: with conformers.
+        pieces: pieces with conformers.
         shard_rows: molecules in a shard.
-        moved: records for training that go to the end of validation.
+        moved: training records to move to the end of validation.
     """
     waiting: dict[SplitName, list[Slice]] = {name: [] for name in SPLITS}
     rows, numbers = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
@@ -214,7 +214,7 @@ def plan_shards(pieces: Iterable[Piece], shard_rows: int, moved: Sequence[Replac
 
 
 def _parts(piece: Piece, moved: Sequence[int]) -> Iterator[tuple[SplitName, Piece, int, int]]:
-    """Yield the split of each range of the records of a piece, without those that are moved."""
+    """Yield the ranges of a piece's records with their split, without the moved records."""
     train, valid = SPLITS
     num_train, num_valid, _ = piece.counts
     for before, at in itertools.pairwise([-1, *sorted(moved), num_train]):
@@ -224,12 +224,12 @@ def _parts(piece: Piece, moved: Sequence[int]) -> Iterator[tuple[SplitName, Piec
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardJob:
-    """A shard to be written.
+    """A shard to write.
 
     Attributes:
-        output: the store.
-        plan: which records.
-        layout: of the records.
+        output: directory of the store.
+        plan: its records.
+        layout: layout of the records.
         backend: file format.
     """
 
@@ -241,14 +241,14 @@ class ShardJob:
 
 @dataclasses.dataclass(frozen=True)
 class WrittenShard:
-    """A shard that is there: its line in the manifest, and atoms (as text) → molecules."""
+    """A finished shard: its manifest entry, and its size histogram (atoms as text → molecules)."""
 
     entry: ShardEntry
     size_histogram: dict[str, int]
 
 
 def make_shard(job: ShardJob) -> WrittenShard:
-    """Write a shard, unless it is there, and beside the pieces what the manifest will say of it."""
+    """Write a shard unless it exists, and store its manifest entry beside the pieces."""
     work = job.output / WORK_NAME
     note = work / SHARDS / f"{job.plan.name}.json"
     if note.is_file():
@@ -261,7 +261,7 @@ def make_shard(job: ShardJob) -> WrittenShard:
         for part in job.plan.slices
     ]
     whole = pa.concat_batches(batches)
-    # take copies, which gives every column offset 0 whatever pieces it came from: equal records, equal bytes.
+    # take copies, which gives every column offset 0 whichever pieces it came from: equal records give equal bytes.
     batch = whole.take(pa.array(np.arange(whole.num_rows)))
     entry = write_shard(job.output, job.plan.name, batch, job.backend)
     written = WrittenShard(entry, size_histogram(np.diff(ColumnViews.of(batch).atom_offsets).tolist()))
@@ -273,15 +273,15 @@ def assemble(output: Path, config: BuildConfig, plan: Tree, selection: Selection
     """Write shards and failures from the finished pieces; return the manifest, which the caller writes last.
 
     Args:
-        output: the store.
-        config: of the build.
+        output: directory of the store.
+        config: configuration of the build.
         plan: fields of the manifest that were known beforehand.
-        selection: the molecules that were to get conformers.
+        selection: the molecules selected for conformers.
         executor: runs the jobs.
 
     Raises:
         ConformerError: no molecule has a conformer.
-        StoreError: the pieces do not hold what was selected.
+        StoreError: the pieces do not match the selection.
     """
     failed = commit_failures(output, executor.run_all)
     layout = layout_of(plan)
@@ -301,10 +301,9 @@ def assemble(output: Path, config: BuildConfig, plan: Tree, selection: Selection
     duplicates, not_sampled = selection.num_duplicates, selection.num_not_sampled
     if selection.num_read != stored + duplicates + failed + not_sampled:
         raise StoreError(
-            f"{output / WORK_NAME} does not hold what was selected: {selection.num_read:,} rows were read, but "
-            f"{stored:,} are stored + {duplicates:,} duplicates + {failed:,} failed + "
-            f"{not_sampled:,} not sampled; was it changed by hand? "
-            f"delete {output} and build again"
+            f"the pieces in {output / WORK_NAME} do not match the selection: {selection.num_read:,} rows were read, "
+            f"but {stored:,} are stored + {duplicates:,} duplicates + {failed:,} failed + {not_sampled:,} not "
+            f"sampled; was the folder changed by hand? Delete {output} and build again"
         )
     counts = Counts(
         read=selection.num_read,
@@ -323,14 +322,14 @@ def assemble(output: Path, config: BuildConfig, plan: Tree, selection: Selection
 def _replacements(
     work: Path, config: BuildConfig, selection: Selection, layout: Layout, run: UnorderedMap
 ) -> list[Replacement]:
-    """Return the records that go from training to validation so that it has as many as were asked for."""
+    """Return the records to move from training to validation so that it gets the requested number."""
     if config.curate.valid_count is None or config.curate.split != "random":
         return []
     return find_replacements(work, config.curate.valid_count, selection.num_kept, layout, config.seed, run)
 
 
 def _counts_by_source(work: Path, config: BuildConfig, selection: Selection) -> dict[str, SourceCounts]:
-    """Return what became of the rows of each source, if there are several; the names of the pieces tell."""
+    """Return what happened to the rows of each source, if there are several; the pieces' names contain the counts."""
     if not selection.sources:
         return {}
     stored, lost = ([0] * len(selection.sources) for _ in range(2))

@@ -1,8 +1,9 @@
-"""A build's jobs without Ray: one after the other, in a child process of this one, for builds that are soon done.
+"""Runs a build's jobs without Ray, one after another in a child process, for small builds.
 
-Starting Ray takes longer than making some hundreds of conformers. Molecules that kill the child, hang in it or take
-all its memory are found as on Ray, and what is written is the same to the byte. The child is a fresh interpreter: a
-fork of a process with threads, of Ray or PyTorch say, may wait for ever for a lock that no thread of its own holds.
+Starting Ray takes longer than making a few hundred conformers. Molecules that kill the child, hang or exhaust memory
+are
+found as on Ray, and the output is identical to the byte. The child is a fresh interpreter: a fork of a process with
+threads, such as those of Ray or PyTorch, could wait for ever on a lock held by a thread that the fork does not have.
 """
 
 import collections
@@ -32,12 +33,12 @@ from conformer_gen.run.worker import ConformerGenerator
 from unimol_scale.common.progress import StageProgress
 from unimol_scale.errors import StoreError, UnimolScaleError
 
-FEW_CONFORMERS = 256  # so many take one core about as long as Ray needs to start
+FEW_CONFORMERS = 256  # one core makes so many in about the time Ray needs to start
 DEATHS_ALLOWED = 2
 POLL_S = 0.5
 READY = "ready"
-PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
-# What the child runs: it finds modules where this process does.
+PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
+# The child's program; it takes over this process's module search path.
 CHILD = """
 import sys
 from multiprocessing.connection import Connection
@@ -49,7 +50,7 @@ serve(connection, parent)
 
 
 def suits(config: BuildConfig, num_rows: int, generator: ConformerGenerator) -> bool:
-    """Return whether a build of so many rows is done sooner in a child, which must be able to import the generator."""
+    """Return whether a build of this size finishes sooner in a child, which must be able to import the generator."""
     wants_ray = config.ray_address is not None or config.conformers.engine == "nvmolkit"
     return not wants_ray and num_rows * config.conformers.count <= FEW_CONFORMERS and _is_importable(generator)
 
@@ -63,10 +64,10 @@ def _is_importable(generator: ConformerGenerator) -> bool:
 
 
 class ChildExecutor(InProcessExecutor):
-    """Runs the jobs of a build in a child process, one at a time; another one takes the place of one that died.
+    """Runs the jobs of a build in a child process, one at a time; a child that dies is replaced.
 
-    Selection and assembly run here: they do none of the chemistry that may not return. Use it as a context, at whose
-    end the child ends.
+    Selection and assembly run in this process, since they do no chemistry that might hang. Use it as a context manager;
+    the child ends with the context.
     """
 
     def __init__(self, config: BuildConfig) -> None:
@@ -86,7 +87,7 @@ class ChildExecutor(InProcessExecutor):
         self._child = subprocess.Popen(arguments, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         theirs.close()
         self._connection.send((sys.path, os.getpid()))
-        self._ready = False  # importing takes it a second, in which this process goes on
+        self._ready = False  # imports take the child a second; meanwhile this process continues
 
     def _end(self) -> None:
         if self._child is not None:
@@ -121,7 +122,7 @@ class ChildExecutor(InProcessExecutor):
             progress.advance(1)
 
     def _run(self, stage: StageWork, job: Job, work: Path, progress: StageProgress) -> int | str:
-        """Run a job in the child; return how many molecules it had, or why it died."""
+        """Run a job in the child; return its number of molecules, or why the child died."""
         if self._child is None:
             self._start()
         self._await_ready()
@@ -131,7 +132,7 @@ class ChildExecutor(InProcessExecutor):
             while not self._connection.poll(POLL_S):
                 progress.tick()
             outcome: int | str | Exception = self._connection.recv()
-        except (EOFError, ConnectionError):  # it died without a word
+        except (EOFError, ConnectionError):  # it died without reporting
             outcome = "worker_died"
         except BaseException:
             self._end()
@@ -148,11 +149,13 @@ class ChildExecutor(InProcessExecutor):
         try:
             self._ready = self._connection.recv() == READY
         except (EOFError, ConnectionError) as error:
-            raise StoreError("the process that is to make the conformers does not start; see above for why") from error
+            raise StoreError(
+                "the process that makes the conformers did not start; its error is printed above"
+            ) from error
 
 
 class ChildTask(NamedTuple):
-    """What a child is asked to do."""
+    """An order to the child."""
 
     stage: str
     task: Callable[[Path, Job, Starting], int]
@@ -163,17 +166,17 @@ class ChildTask(NamedTuple):
 
 
 def serve(connection: Connection, parent: int) -> None:
-    """Do what is ordered until this process is killed."""
+    """Carry out orders until this process is killed."""
     _die_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C ends
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     connection.send(READY)
     while True:
         try:
             order: ChildTask = connection.recv()
         except EOFError:
             return
-        except Exception:  # it has not got a module of the generator, say
-            connection.send(RuntimeError(f"a task of the build does not arrive:\n{traceback.format_exc()}"))
+        except Exception:  # for example, a module of the generator is missing
+            connection.send(RuntimeError(f"a task of the build could not be received:\n{traceback.format_exc()}"))
             continue
         connection.send(_outcome(order))
 
@@ -192,7 +195,7 @@ def _outcome(order: ChildTask) -> int | str | Exception:
 
 
 def _die_with(parent: int) -> None:
-    """Let the kernel kill this process when its parent ends: nobody would wait for what it does."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # Python has no call for it
+    """Let the kernel kill this process when its parent ends, since nobody would use its results."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # Python has no function for this
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,8 +1,7 @@
-"""A build from beginning to end: claim the directory, curate, select, make conformers, assemble, report, commit.
+"""A build from start to finish: claim the directory, curate, select, make conformers, assemble, report, commit.
 
-What runs the jobs is brought by an ``Executor``: Ray, a child process of this one, or this process. The result does not
-depend on what ran it, on workers or on their order, nor on how often the build was killed. Imports no Ray, unless the
-build needs it.
+An ``Executor`` runs the jobs: Ray, a child process, or this process. The result does not depend on the executor, on the
+number of workers or their order, or on how often the build was killed. Ray is imported only if the build needs it.
 """
 
 import contextlib
@@ -20,7 +19,7 @@ from conformer_gen.chemistry.conformers import generate_conformers
 from conformer_gen.config import BuildConfig
 from conformer_gen.report.build_report import write_report
 from conformer_gen.report.progress_samples import SAMPLES_NAME, SampleLog
-from conformer_gen.report.stage_rates import CURATING, GENERATING
+from conformer_gen.report.stage_rates import CURATING, DRAWING, GENERATING
 from conformer_gen.run import assemble, child_executor, worker, workspace
 from conformer_gen.run.jobs import Executor, Job, StageWork, conformer_jobs, curate_jobs
 from conformer_gen.run.watchdog import Starting
@@ -36,17 +35,17 @@ from unimol_scale.errors import StoreError
 from unimol_scale.store.manifest import MANIFEST_NAME, Manifest
 from unimol_scale.store.shards import Store, open_store, write_manifest
 
-DOWNLOADS = "downloads"  # in the work directory
+DOWNLOADS = "downloads"  # folder in the work directory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BuildResult:
-    """What a build ended with.
+    """The outcome of a build.
 
     Attributes:
         store: the finished store.
-        seconds: wall time of this run; None when the store was finished before.
-        molecules: whose conformers this run made; fewer than stored when it resumed.
+        seconds: wall time of this run; None if the store had been finished before.
+        molecules: molecules whose conformers this run made; fewer than stored if it resumed a build.
     """
 
     store: Store
@@ -54,7 +53,7 @@ class BuildResult:
     molecules: int
 
     def describe(self) -> str:
-        """Return what the command prints at its end."""
+        """Return the text that the command prints at the end."""
         counts = self.store.manifest.counts
         splits = ", ".join(f"{split.rows:,} {name}" for name, split in self.store.manifest.splits.items())
         lines = [
@@ -62,7 +61,7 @@ class BuildResult:
             f"{counts.read:,} rows read = {counts.stored:,} stored ({splits}) + {counts.left_out}",
         ]
         if self.seconds is None:
-            return "\n".join([*lines, "finished before: nothing to do"])
+            return "\n".join([*lines, "this store was already finished: nothing to do"])
         rate = self.molecules / self.seconds
         return "\n".join([*lines, f"{self.molecules:,} molecules in {self.seconds:,.1f} s ({rate:,.0f} molecules/s)"])
 
@@ -77,16 +76,16 @@ def build(
     """Build a store, or finish one that an earlier run began.
 
     Args:
-        config: of the build.
-        generator: makes one record; another one than RDKit's may be given.
-        executor: runs the jobs; None: Ray, or a child process where the build is soon done.
+        config: configuration of the build.
+        generator: makes one record; may be replaced by another than RDKit's.
+        executor: runs the jobs; None: Ray, or a child process for a small build.
         with_report: write report.md and its pictures into the store.
 
     Raises:
-        ConfigError: the engine asked for cannot work here.
+        ConfigError: the requested engine does not work on this machine.
         SourceError: an input is missing, or holds no usable molecule.
         ConformerError: no molecule got a conformer.
-        StoreError: the output directory is not free, or cannot be written.
+        StoreError: the output directory holds something else, is in use, or is not writable.
     """
     try:
         return _build(config, generator, executor, with_report)
@@ -126,7 +125,7 @@ def _build(
 
 
 def _rows(config: BuildConfig, work: Path) -> tuple[int, list[Iterable[SourceMolecule]]]:
-    """Return the rows of each source, and how many there are in all, or of many at least how many."""
+    """Return the rows of each source and their total number, or a lower bound where there are many."""
     if (selection := read_selection(work)) is not None:
         return selection.num_read, []
     num_rows, sources = 0, list[Iterable[SourceMolecule]]()
@@ -157,32 +156,34 @@ def _run_stages(
     exclusions: Exclusions,
     executor: Executor,
 ) -> tuple[Selection, int]:
-    """Curate, select and make conformers, whatever of it is not done yet.
+    """Curate, select and make conformers, skipping what is already done.
 
     Args:
-        config: of the build.
-        work: its work directory, absolute; every process that runs a job sees it.
+        config: configuration of the build.
+        work: its work directory, as an absolute path that every process running a job can see.
         job: how to make conformers.
-        sources: rows of each; not read where the selection is done already.
-        exclusions: what must not enter.
+        sources: rows of each source; not read if the selection is already done.
+        exclusions: molecules that must not enter.
         executor: runs the jobs.
 
     Returns:
-        The selection, and of how many molecules this run made conformers.
+        The selection, and the number of molecules whose conformers this run made.
 
     Raises:
         SourceError: no row is a usable molecule.
-        StoreError: the cluster does not hold together.
+        StoreError: the cluster keeps losing tasks.
         OSError: files cannot be written.
     """
     with SampleLog(work / SAMPLES_NAME) as log:
-        if read_selection(work) is None:  # else every row was curated, and the source need not be read again
+        # Otherwise every row is curated already, and the source need not be read again.
+        if read_selection(work) is None:
             with executor.show(CURATING, None, log) as progress:
                 jobs = curate_jobs(config, work, sources, progress.skip)
                 executor.run_stage(_curation(config, work, exclusions), jobs, work, progress)
         selection = executor.select(work)
         assemble.require_molecules(config, selection, work.parent, executor.run_all)
-        with executor.show(GENERATING, selection.num_kept, log) as progress:
+        making = DRAWING if config.conformers.engine == "depiction" else GENERATING
+        with executor.show(making, selection.num_kept, log) as progress:
             jobs = conformer_jobs(config, work, selection, progress.skip)
             executor.run_stage(_generation(config, work, job), jobs, work, progress)
         return selection, progress.advanced
@@ -203,7 +204,7 @@ def _generation(config: BuildConfig, work: Path, conformer_job: ConformerJob) ->
     def bury(job: Job, why: str) -> None:
         worker.bury_molecules(work, job.piece, job.positions, conformer_job, why)
 
-    # The driver of a GPU maps far more than it uses.
+    # A GPU driver maps far more memory than it uses.
     capped = config.conformers.engine != "nvmolkit"
     return StageWork(name=CONFORMERS, task=functools.partial(_generate, conformer_job), bury=bury, capped=capped)
 

@@ -1,4 +1,4 @@
-"""What a build would take: rows counted or estimated, time and bytes measured on a few rows. Imports no Ray."""
+"""Estimates what a build would take: rows counted or estimated, time and bytes measured on a few rows. No Ray."""
 
 import dataclasses
 import random
@@ -21,24 +21,24 @@ from unimol_scale.common.units import byte_size, counted, duration
 from unimol_scale.store.schema import Layout, MoleculeRecord, encode
 
 SAMPLE_ROWS = 40
-SAMPLE_S = 15.0  # after which no further molecule of the sample is begun
+SAMPLE_S = 15.0  # after this time no further molecule of the sample is started
 FILES_NAMED = 3
 UNKNOWN = (
-    "how many rows they have, and so the core-hours and bytes, is not known before they are here: fetch one and try "
+    "the number of rows, and so core-hours and bytes, is unknown until they are downloaded: download one and try "
     "again with it as --input."
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A sample of rows, carried through curation and the making of conformers on one core.
+    """A sample of rows, taken through curation and conformer generation on one core.
 
     Attributes:
-        rows: tried.
-        stored: of them, how many gave a record.
-        seconds: of one core, for all of them.
-        bytes: of the records, as in an Arrow shard.
-        atoms: of the records.
+        rows: rows tried.
+        stored: rows that gave a record.
+        seconds: core seconds for all of them.
+        bytes: size of the records as in an Arrow shard.
+        atoms: atoms of the records.
     """
 
     rows: int
@@ -50,7 +50,7 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Estimate:
-    """What one source would take, in words, and in numbers where its rows are known."""
+    """The estimate for one source: as text, and as numbers if its row count is known."""
 
     lines: list[str]
     known: bool = True
@@ -59,7 +59,7 @@ class _Estimate:
 
 
 def estimate(config: BuildConfig) -> str:
-    """Return what a build would take, in words; writes nothing, and fetches but the beginnings of a few files.
+    """Return, as text, what a build would take. Writes nothing and downloads only the beginnings of a few files.
 
     Raises:
         SourceError: an input is missing or unreadable.
@@ -73,7 +73,7 @@ def estimate(config: BuildConfig) -> str:
     unknown = [tag for tag, one in zip(tags, found, strict=True) if not one.known]
     without = f", without {', '.join(unknown)}" if unknown else ""
     total = f"{_time(seconds, config)}, and {_space(sum(one.bytes for one in found), config)}"
-    return "\n".join([*lines, f"together{without}: {total}; a molecule that several have counts in each"])
+    return "\n".join([*lines, f"in total{without}: {total}; a molecule that several sources have is counted in each"])
 
 
 def _time(seconds: float, config: BuildConfig) -> str:
@@ -91,7 +91,7 @@ def _estimate(source: SourceConfig, config: BuildConfig) -> _Estimate:
     names = ", ".join(place.rsplit("/", 1)[-1] for place in places[:FILES_NAMED])
     names += ", …" if len(places) > FILES_NAMED else ""
     inputs = f"{counted(len(places), 'input')} ({names})"
-    fetched = f"would fetch {remote:,} of {inputs} to {config.directory}"
+    fetched = f"would download {remote:,} of {inputs} to {config.directory}"
     read_exclusions(config.curate)
     if remote and (not source.kind.in_archives or len(places) > remote):
         return _Estimate(lines=[f"{fetched}; {UNKNOWN}"], known=False)
@@ -103,7 +103,7 @@ def _estimate(source: SourceConfig, config: BuildConfig) -> _Estimate:
     how = f" ({count.how})" if count.how else ""
     lines = [fetched] if remote else []
     if source.sample is not None:
-        how += ", drawn at random from all, which are read to their end"
+        how += ", drawn at random from all rows, which are read to the end"
     lines.append(f"would read {count.describe()} from {inputs}{how}")
     if not rows:
         return _Estimate(lines=lines)
@@ -115,20 +115,20 @@ def _estimate(source: SourceConfig, config: BuildConfig) -> _Estimate:
     if measured.stored:
         lines.append(f"would write {_space(size, config)}")
     else:
-        lines.append("would write nothing, if all rows are like the sample")
-    each = f", {measured.bytes / measured.stored:,.0f} bytes a molecule" if measured.stored else ""
+        lines.append("would write nothing if all rows are like the sample")
+    each = f", {measured.bytes / measured.stored:,.0f} bytes per molecule" if measured.stored else ""
     atoms = f", {measured.atoms / measured.stored:.1f} atoms each" if measured.stored else ""
     lines.append(
         f"measured on {measured.rows} of the first {len(first):,} rows: {measured.stored} stored{atoms}, "
-        f"{1000 * measured.seconds / measured.rows:,.1f} ms a row{each}; duplicates were not looked for"
+        f"{1000 * measured.seconds / measured.rows:,.1f} ms per row{each}; duplicates were not detected"
     )
     return _Estimate(lines=lines, core_seconds=seconds, bytes=size)
 
 
 def measure(sample: list[SourceMolecule], source: SourceConfig, config: BuildConfig) -> Measured:
-    """Curate rows and make their conformers until ``SAMPLE_S`` is over."""
+    """Curate rows and make their conformers until ``SAMPLE_S`` has passed."""
     records: list[MoleculeRecord] = []
-    # Time of the processor, which other programs do not lengthen.
+    # CPU time, so that other programs do not distort it.
     began, began_cpu, tried = time.perf_counter(), time.process_time(), 0
     for row in sample:
         tried += 1

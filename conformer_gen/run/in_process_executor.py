@@ -1,7 +1,7 @@
-"""A build's jobs in this process, one after the other, for a few molecules that somebody waits for. Imports no Ray.
+"""Runs a build's jobs in this process, one after another, for a few molecules that a user waits for. No Ray.
 
-Neither Ray nor another process has to start. Nothing guards against a molecule that kills its process, hangs in it or
-takes all memory: the caller limits atoms, ETKDG has its time limit and the force field its iterations.
+Neither Ray nor another process has to start. Nothing protects against a molecule that kills the process, hangs or
+exhausts memory; the caller limits the number of atoms, ETKDG has its time limit and the force field its iterations.
 """
 
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ from unimol_scale.common.progress import StageProgress
 
 
 class InProcessExecutor:
-    """Runs the jobs of a build here.
+    """Runs the jobs of a build in this process.
 
     Args:
-        config: of the build.
-        show: shows how far a stage is.
+        config: configuration of the build.
+        show: creates the progress display of a stage.
     """
 
     def __init__(self, config: BuildConfig, show: ShowProgress) -> None:
@@ -27,16 +27,16 @@ class InProcessExecutor:
 
     @property
     def show(self) -> ShowProgress:
-        """What shows how far a stage is."""
+        """Creates the progress display of a stage."""
         return self._show
 
     @property
     def run_all(self) -> UnorderedMap:
-        """What runs the jobs of assembly."""
+        """Runs the jobs of assembly."""
         return map
 
     def select(self, work: Path) -> Selection:
-        """Choose among all curated rows, or return what an earlier run chose."""
+        """Choose among all curated rows, or return the choice of an earlier run."""
         return read_selection(work) or Passes(work=work, config=self._config).run(InProcess())
 
     def run_stage(self, stage: StageWork, jobs: Iterator[Job], work: Path, progress: StageProgress) -> None:
@@ -52,19 +52,19 @@ class InProcessExecutor:
 
 
 class _Counted:
-    """Moves the progress with every molecule of a job."""
+    """Advances the progress with every molecule of a job."""
 
     def __init__(self, progress: StageProgress, job: Job) -> None:
         self._progress, self._done = progress, 0
         self._places = {position: place for place, position in enumerate(job.positions)}
 
     def starting(self, position: int | None, molecules: int = 1) -> None:
-        """Take note that the molecules before a position are done."""
+        """Record that the molecules before a position are done."""
         if position is not None:
             self.count(self._places[position])
 
     def count(self, done: int) -> None:
-        """Take note of how many molecules are done."""
+        """Record how many molecules are done."""
         self._progress.advance(done - self._done)
         self._progress.tick()
         self._done = done

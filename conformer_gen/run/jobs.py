@@ -1,7 +1,7 @@
-"""The jobs of a build: which pieces are to be done, of which rows; and what runs them, wherever. Imports no Ray.
+"""The jobs of a build: which pieces remain, with which rows, and the interface of what runs them. Imports no Ray.
 
-A piece is done when its file has its name, so a build that was killed goes on with what is missing. Rows, names of
-pieces and the selection are read as streams, so that memory does not grow with them.
+A piece is done once its file has its final name, so a killed build continues with the missing pieces. Rows, piece names
+and the selection are read as streams, so memory does not grow with them.
 """
 
 import dataclasses
@@ -28,12 +28,12 @@ class Job:
     """A piece to be done.
 
     Attributes:
-        piece: which.
-        positions: of the chunk, ascending.
-        rows: of the source at these positions, for curation.
-        valid: those of the positions that are for validation, where conformers are made.
-        deaths: names of the nodes on which its one molecule's worker died.
-        retries: after what was not its fault.
+        piece: which piece.
+        positions: positions in the chunk, ascending.
+        rows: rows of the source at these positions, for curation.
+        valid: the positions that are for validation, for making conformers.
+        deaths: names of the nodes on which the worker of its single molecule died.
+        retries: how often it was repeated after failures that were not its fault.
     """
 
     piece: Piece
@@ -63,7 +63,7 @@ class Job:
 
 
 def bisect(job: Job, suspect: int | None) -> list[Job]:
-    """Split a job whose worker died: around the suspected position if there is one, else in halves."""
+    """Split a job whose worker died: around the suspected position if there is one, otherwise in half."""
     if suspect in job.positions:
         at = job.positions.index(suspect)
         return job.cut([0, at, at + 1, len(job.positions)])
@@ -72,13 +72,13 @@ def bisect(job: Job, suspect: int | None) -> list[Job]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageWork:
-    """What is to be done with each job of a stage.
+    """What to do with each job of a stage.
 
     Attributes:
-        name: of the stage.
-        task: does a job in the work directory and returns how many molecules it had; may run in another process.
-        bury: commits a job whose single molecule killed its process, with the reason.
-        capped: whether the memory of a task has a limit.
+        name: name of the stage.
+        task: runs a job in the work directory and returns its number of molecules; may run in another process.
+        bury: records a job whose single molecule killed its process as failed, with the reason.
+        capped: whether a task's memory is limited.
     """
 
     name: str
@@ -95,28 +95,28 @@ class UnorderedMap(Protocol):
 
 
 class ShowProgress(Protocol):
-    """Makes what shows the progress of a stage: its label, its molecules if they are known, what takes samples."""
+    """Creates the progress display of a stage from its label, its number of molecules if known, and a sample log."""
 
     def __call__(self, label: str, total: int | None, log: SampleLog | None, /) -> StageProgress:
         """Make it."""
 
 
 class Executor(Protocol):
-    """What runs the jobs of a build."""
+    """Runs the jobs of a build."""
 
     def run_stage(self, stage: StageWork, jobs: Iterator[Job], work: Path, progress: StageProgress) -> None:
-        """Run all jobs of a stage; a molecule that kills its process, or hangs in it, is buried."""
+        """Run all jobs of a stage; a molecule that kills or hangs its process is recorded as failed."""
 
     def select(self, work: Path) -> Selection:
-        """Choose among all curated rows, or return what an earlier run chose."""
+        """Choose among all curated rows, or return the choice of an earlier run."""
 
     @property
     def run_all(self) -> UnorderedMap:
-        """What runs the jobs of assembly."""
+        """Runs the jobs of assembly."""
 
     @property
     def show(self) -> ShowProgress:
-        """What shows how far a stage is."""
+        """Creates the progress display of a stage."""
 
 
 def hint_path(work: Path, stage: str, piece: Piece) -> Path:
@@ -127,7 +127,7 @@ def hint_path(work: Path, stage: str, piece: Piece) -> Path:
 def curate_jobs(
     config: BuildConfig, work: Path, sources: Sequence[Iterable[SourceMolecule]], skip: Callable[[int], None]
 ) -> Iterator[Job]:
-    """Yield jobs for the rows of all sources that no finished piece covers, and ``skip`` those that one does."""
+    """Yield jobs for the rows that no finished piece covers; report the covered rows to ``skip`` by their number."""
     first: list[int] = []
 
     def chunks() -> Iterator[tuple[int, list[SourceMolecule]]]:
@@ -150,7 +150,7 @@ def curate_jobs(
 
 
 def conformer_jobs(config: BuildConfig, work: Path, selection: Selection, skip: Callable[[int], None]) -> Iterator[Job]:
-    """Yield jobs for the selected molecules that no finished piece covers, and ``skip`` those that one does."""
+    """Yield jobs for the selected molecules that no finished piece covers; report the number covered to ``skip``."""
     selected = ((chosen.chunk, chosen) for chosen in selection.chunks(work))
     for chunk, chosen, done in beside(selected, done_pieces(work, CONFORMERS)):
         valid = frozenset(chosen.positions[chosen.valid].tolist())
@@ -162,12 +162,12 @@ def conformer_jobs(config: BuildConfig, work: Path, selection: Selection, skip: 
 
 
 def missing_jobs(chunk: int, positions: Sequence[int], size: int, done: Iterable[Piece]) -> Iterator[Job]:
-    """Yield jobs for the positions of a chunk that no finished piece covers; gaps stay separate.
+    """Yield jobs for the positions of a chunk that no finished piece covers; separate gaps give separate jobs.
 
     Args:
-        chunk: its number.
+        chunk: number of the chunk.
         positions: ascending.
-        size: of the chunk; every position is below.
+        size: size of the chunk; every position is smaller.
         done: finished pieces of the chunk, in order and disjoint.
     """
     start = 0

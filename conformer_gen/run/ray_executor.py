@@ -1,6 +1,6 @@
-"""A build's jobs on Ray: a local one, or a running cluster. Imports Ray.
+"""Runs a build's jobs on Ray: a local one, or a running cluster. Imports Ray.
 
-The driver plans and watches; tasks write files and return counts.
+The driver plans and monitors; tasks write files and return counts.
 """
 
 import contextlib
@@ -8,6 +8,7 @@ import functools
 import inspect
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,22 +28,25 @@ from conformer_gen.selection.selected_rows import Selection
 from unimol_scale.common.progress import StageProgress
 from unimol_scale.errors import StoreError
 
-OBJECT_STORE_BYTES = 100 * 2**20  # arguments of the tasks in flight; results go to files
-RAY_FILES = "for its own files, which lie in RAY_TMPDIR or else in /tmp/ray"
+OBJECT_STORE_BYTES = 100 * 2**20  # for arguments of the running tasks; results go to files
+RAY_FILES = "for its own files in RAY_TMPDIR, or in /tmp/ray by default"
+CONNECT_S = 10  # for the first answer of a cluster's head
 IN_FLIGHT_PER_CPU = 3  # enough that no worker waits for the driver
 
 
 @contextlib.contextmanager
 def on_ray(config: BuildConfig) -> Iterator["RayExecutor"]:
-    """Start a quiet local Ray, or join the cluster of the configuration, while the block runs.
+    """Start a quiet local Ray, or join the configured cluster, for the duration of the block.
 
-    The nodes of a cluster get this very code; what it imports, RDKit first of all, they must have.
+    The nodes of a cluster receive this code, but its dependencies, RDKit first of all, must be installed there.
 
     Raises:
-        StoreError: Ray does not start, the cluster cannot be reached, or Ray has no room for its own files.
+        StoreError: Ray does not start, the cluster cannot be reached, or Ray has no disk space for its own files.
     """
     for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "RAY_enable_metrics_collection"):
         os.environ.setdefault(name, "0")
+    if config.ray_address:
+        _check_port(config.ray_address)
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = config.ray_address
     try:
@@ -57,16 +61,41 @@ def on_ray(config: BuildConfig) -> Iterator["RayExecutor"]:
                 **common,
             )
     except Exception as error:  # Ray raises the bare class when a node is too slow to start
-        where = f" at {address}" if address else ""
-        raise StoreError(f"Ray does not start{where}: {error}") from error
+        if address:
+            # Ray does not say in this error that a token was missing.
+            raise StoreError(
+                f"Ray cannot be reached at {address}: {error}. See whether `ray status --address {address}` works in "
+                "this shell. If it ends with AuthenticationError, the cluster asks for a token: set "
+                "RAY_AUTH_MODE=token and use the token with which the cluster was started "
+                "(docs/how-to/ray-cluster.md, Start)"
+            ) from error
+        raise StoreError(f"Ray does not start: {error}") from error
     try:
         yield RayExecutor(config)
     except ray.exceptions.OutOfDiskError as error:
         raise StoreError(
-            f"Ray has no room {RAY_FILES}: make room and run the same command again, it resumes"
+            f"Ray has no disk space {RAY_FILES}: free some and run the same command again to resume"
         ) from error
     finally:
         ray.shutdown()
+
+
+def _check_port(address: str) -> None:
+    """Refuse HOST:PORT where nothing listens: Ray itself tries for more than nine minutes. Ray judges other addresses.
+
+    Raises:
+        StoreError: nothing answers there.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except OSError as error:
+        raise StoreError(
+            f"--ray-address {address}: nothing answers there ({error.strerror or error}). Give HOST:PORT as "
+            "`ray start --head` prints it, or `auto` on a node of the cluster"
+        ) from error
 
 
 def _packages() -> list[str]:
@@ -75,7 +104,7 @@ def _packages() -> list[str]:
 
 
 class RayExecutor:
-    """Runs the jobs of a build on the Ray of ``on_ray``."""
+    """Runs the jobs of a build on the Ray that ``on_ray`` started or joined."""
 
     def __init__(self, config: BuildConfig) -> None:
         self._config = config
@@ -83,26 +112,26 @@ class RayExecutor:
 
     @property
     def show(self) -> ShowProgress:
-        """What shows how far a stage is."""
+        """Creates the progress display of a stage."""
         return SampledProgress
 
     @property
     def run_all(self) -> UnorderedMap:
-        """What runs the jobs of assembly."""
+        """Runs the jobs of assembly."""
         return self._run_in(self._config.task_bytes)
 
     def _run_in(self, memory: int) -> UnorderedMap:
         return functools.partial(run_all, max_in_flight=self._max_in_flight, memory=memory)
 
     def select(self, work: Path) -> Selection:
-        """Choose among all curated rows, or return what an earlier run chose."""
+        """Choose among all curated rows, or return the choice of an earlier run."""
         return select(work, self._config, self._run_in(JOB_MEMORY_BYTES))
 
     def run_stage(self, stage: StageWork, jobs: Iterator[Job], work: Path, progress: StageProgress) -> None:
         """Run all jobs of a stage.
 
         Raises:
-            StoreError: the cluster does not hold together.
+            StoreError: the cluster keeps losing tasks.
             OSError: files cannot be written.
         """
         config = self._config

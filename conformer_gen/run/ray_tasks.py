@@ -1,7 +1,8 @@
-"""Running many tasks on Ray, a bounded number at a time, whatever happens to them. Imports Ray.
+"""Runs many tasks on Ray, a bounded number at a time, and survives their failures. Imports Ray.
 
-``Stage`` runs pieces of molecules and finds the molecule that kills its worker. ``run_all`` runs any other jobs. A lost
-node is nobody's fault: what ran there runs again.
+``Stage`` runs pieces of molecules and finds a molecule that kills its worker. ``run_all`` runs all other jobs. If a
+node
+is lost, its tasks run again.
 """
 
 import collections
@@ -19,14 +20,14 @@ from conformer_gen.run.jobs import Job, bisect, hint_path
 from unimol_scale.common.progress import StageProgress
 from unimol_scale.errors import StoreError, UnimolScaleError
 
-# Tasks after which Ray starts a fresh process, since RDKit's memory creeps. A fresh process takes two seconds to import
-# what it needs: nothing beside twenty tasks of conformers, as much as twenty tasks of curation.
+# Tasks after which Ray starts a fresh process, because RDKit's memory use creeps up. A fresh process needs two seconds
+# for imports: negligible beside twenty tasks of making conformers, but as long as twenty tasks of curation.
 CALLS_PER_PROCESS, LIGHT_CALLS_PER_PROCESS = 20, 400
-RETRIES = 10  # of one task after a lost node or a full memory
+RETRIES = 10  # for one task after lost nodes or exhausted memory
 DEATHS_ALLOWED = 2
 NODE_LOSS_S = 30.0  # within which Ray notices that a node is gone
 POLL_S = 1.0
-# The task's node is gone, or what it was handed.
+# The node of the task, or an object that the task needs, is lost.
 NODE_LOST = (
     ray.exceptions.NodeDiedError,
     ray.exceptions.ObjectLostError,
@@ -38,7 +39,7 @@ R = TypeVar("R")
 
 
 class InFlight(Generic[J]):
-    """Tasks that run, at most so many.
+    """Running tasks, up to a limit.
 
     Args:
         submit: starts the task of a job.
@@ -58,20 +59,20 @@ class InFlight(Generic[J]):
             self._running[self._submit(job)] = job
 
     def ended(self) -> list[tuple[ray.ObjectRef, J]]:
-        """Wait a little; return what ended meanwhile."""
+        """Wait briefly; return the tasks that have ended."""
         ready, _ = ray.wait(list(self._running), num_returns=1, timeout=POLL_S)
         return [(reference, self._running.pop(reference)) for reference in ready]
 
 
 def _raise_cause(error: ray.exceptions.RayTaskError) -> None:
-    """Raise what the user can mend as what it was in the task: the file system's errors and our own."""
+    """Reraise errors that the user can fix, as they were raised in the task: file system errors and our own."""
     if isinstance(error.cause, (OSError, UnimolScaleError)):
         raise error.cause from error
     raise error
 
 
 def _again(jobs: Iterator[J], returned: collections.deque[J]) -> Iterator[J]:
-    """Yield what came back first, then new jobs; ends for now when there are neither, and can be asked again."""
+    """Yield returned jobs first, then new ones; pauses when there are neither, and can be resumed."""
     while True:
         if returned:
             yield returned.popleft()
@@ -85,12 +86,12 @@ class Stage:
     """Runs the jobs of one stage.
 
     Args:
-        name: of the stage; its hint files lie under it.
+        name: name of the stage; its hint files lie under it.
         work: work directory of the build.
-        limit_s: seconds for one molecule.
+        limit_s: seconds allowed for one molecule.
         submit: starts the task of a job.
-        bury: commits a job whose single molecule killed its worker, with the reason.
-        live_nodes: names of the nodes that Ray believes to be alive.
+        bury: records a job whose single molecule killed its worker as failed, with the reason.
+        live_nodes: returns the names of the nodes that Ray believes to be alive.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Stage:
 
         Raises:
             OSError: a task could not write its files.
-            StoreError: nodes are lost again and again.
+            StoreError: nodes keep being lost.
         """
         running = InFlight(self._submit, max_in_flight)
         while True:
@@ -129,13 +130,13 @@ class Stage:
             progress.tick()
 
     def _settle(self, reference: ray.ObjectRef, job: Job) -> int:
-        """Take the result of a task; return how many molecules it finished for good."""
+        """Process the result of a task; return how many molecules it finished for good."""
         try:
             finished: int = ray.get(reference)
             return finished
         except NODE_LOST as error:
             self._retry(job, error)
-        except ray.exceptions.OutOfMemoryError as error:  # of the node: not the molecule's fault, unless it insists
+        except ray.exceptions.OutOfMemoryError as error:  # of the node, so not the molecule's fault unless it recurs
             time.sleep(POLL_S)
             if job.retries < RETRIES:
                 self._retry(job, error)
@@ -159,8 +160,8 @@ class Stage:
     def _retry(self, job: Job, error: Exception) -> None:
         if job.retries >= RETRIES:
             raise StoreError(
-                f"the same task was lost {RETRIES + 1} times, last by {type(error).__name__}: the cluster does not "
-                "hold together; mend it and run the same command again, it resumes"
+                f"the same task was lost {RETRIES + 1} times, last by {type(error).__name__}: the cluster is not "
+                "stable; repair it and run the same command again to resume"
             ) from error
         self._returned.append(dataclasses.replace(job, retries=job.retries + 1))
 
@@ -175,12 +176,12 @@ class Stage:
             return
         if why == "worker_died" and hint is not None and time.time() - hint.began >= self._limit_s:
             why = "too_slow"
-        # A worker that dies because its node does is reported before the node is: on a cluster, wait for that news.
+        # On a cluster, a worker's death is reported before that of its node, so wait until a dead node would be known.
         patience = NODE_LOSS_S if len(self._live_nodes()) > 1 else 0.0
         self._suspects.append((time.monotonic() + patience, job, why))
 
     def _judge(self, now: float) -> int:
-        """Bury the suspects whose nodes outlived them, and try the others again; return how many were buried."""
+        """Record suspects whose nodes survived them as failed, and retry the others; return how many were recorded."""
         due = [suspect for suspect in self._suspects if suspect[0] <= now]
         self._suspects = [suspect for suspect in self._suspects if suspect[0] > now]
         buried = 0
@@ -201,7 +202,7 @@ def _live_nodes() -> set[str]:
 def _run_watched(
     function: Callable[..., int], name: str, work: Path, job: Job, limit_s: float, memory: int | None
 ) -> int:
-    """Run ``function(work, job, starting)`` under a watch, in a worker process of Ray."""
+    """Run ``function(work, job, starting)`` under a watchdog, in a Ray worker process."""
     node = ray.get_runtime_context().get_node_id()
     with watchdog.Watchdog(hint_path(work, name, job.piece), limit_s, memory, node) as watched:
         return function(work, job, watched.starting)
@@ -217,17 +218,17 @@ def _call(function: Callable[[Any], Any], job: Any) -> Any:  # noqa: ANN401 - an
 
 
 def run_all(function: Callable[[J], R], jobs: Iterable[J], *, max_in_flight: int, memory: int) -> Iterator[R]:
-    """Yield ``function`` of every job, in the order in which they end. The function must bear being run twice.
+    """Yield ``function(job)`` for every job, in order of completion. Running the function twice must be harmless.
 
     Args:
-        function: may hold what every job needs; it is sent once.
-        jobs: read as room allows.
+        function: may hold data that every job needs; it is sent once.
+        jobs: read only as fast as tasks can start.
         max_in_flight: tasks at a time.
-        memory: bytes that Ray sets aside for one.
+        memory: bytes that Ray reserves for each task.
 
     Raises:
         OSError: a task could not write its files.
-        StoreError: what a task raised, or a job that is lost again and again.
+        StoreError: raised by a task, or a job that keeps being lost.
     """
     source, returned = iter(jobs), collections.deque[J]()
     losses: collections.Counter[J] = collections.Counter()
@@ -247,8 +248,6 @@ def run_all(function: Callable[[J], R], jobs: Iterable[J], *, max_in_flight: int
             except (*NODE_LOST, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
                 losses[job] += 1
                 if losses[job] > RETRIES:
-                    raise StoreError(
-                        f"a task is lost again and again, last by {type(error).__name__}: {job}"
-                    ) from error
+                    raise StoreError(f"a task keeps being lost, last by {type(error).__name__}: {job}") from error
                 time.sleep(POLL_S)
                 returned.append(job)

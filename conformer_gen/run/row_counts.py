@@ -1,7 +1,6 @@
-"""How many rows a source has, without reading all of it: counted where it is small, else estimated from its bytes.
+"""How many rows a source has: counted if it is small, otherwise estimated from its bytes. Imports no Ray.
 
-Of a few files, evenly spaced among all, some rows are read; the others are taken to have as many rows a byte. Imports
-no Ray.
+Some rows are read from a few evenly spaced files; the other files are assumed to have as many rows per byte.
 """
 
 import contextlib
@@ -26,12 +25,12 @@ from unimol_scale.common.progress import StageProgress
 
 FILES_READ = 10
 URLS_READ = 4
-ROWS_READ = 200_000  # over all files: a second of lines
+ROWS_READ = 200_000  # over all files; takes about a second for lines
 SECONDS_READ = 10.0
-REMOTE_BYTES = 2**20  # of each URL
-FIRST_ROWS = 2000  # kept
-ROWS_A_LOOK = 256  # at the clock
-# The place in a file moves by blocks that are read ahead: rows a byte are taken from the moves behind the first ones.
+REMOTE_BYTES = 2**20  # downloaded from each URL
+FIRST_ROWS = 2000  # rows kept in memory
+ROWS_A_LOOK = 256  # rows between two looks at the clock
+# The position in a file moves in blocks that are read ahead, so rows per byte are computed from the later moves.
 STEPS, FIRST_STEPS = 6, 2
 STALL_S = 10.0
 
@@ -40,12 +39,12 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RowCount:
-    """The rows of a source.
+    """The number of rows of a source.
 
     Attributes:
-        rows: how many, at most the limit or the sample.
-        how: how that is known, for people; empty if every row was counted.
-        first: some rows, those at the beginning of the files that were read.
+        rows: the number, at most the configured limit or sample.
+        how: how the number is known, as text; "" if every row was counted.
+        first: some rows, from the beginning of the files that were read.
     """
 
     rows: int
@@ -59,7 +58,7 @@ class RowCount:
 
 @dataclasses.dataclass(frozen=True)
 class _Looked:
-    """What was seen of one file: the rows that were read, and all that it has, if that is known or can be guessed."""
+    """What was seen of one file: the number of rows read, and its total if known or estimated."""
 
     read: int
     total: float | None
@@ -68,11 +67,11 @@ class _Looked:
 
 
 def count_rows(config: SourceConfig) -> RowCount:
-    """Count or estimate the rows of a source. Of URLs, the beginnings of a few are fetched.
+    """Count or estimate the rows of a source. For URLs, only the beginnings of a few are downloaded.
 
     Raises:
         SourceError: an input is missing or unreadable.
-        NetworkError: none of the URLs that were tried can be had now.
+        NetworkError: none of the URLs that were tried can be read at present.
     """
     places = locate(config)
     urls = [place for place in places if is_url(place)]
@@ -87,7 +86,7 @@ def count_rows(config: SourceConfig) -> RowCount:
             paths = _with_rows(config, [Path(place) for place in places])
             num_files, size = len(paths), sum(path.stat().st_size for path in paths)
             looked = counter.look_at(_spaced(paths, FILES_READ))
-        if config.kind.counted_as and not urls:  # as what it was counted, its rows are not what a build reads
+        if config.kind.counted_as and not urls:  # the rows were counted as those of another kind of source
             first = list(itertools.islice(read_files(config, [Path(place) for place in places]), FIRST_ROWS))
     read = sum(one.read for one in looked)
     exact = len(looked) == num_files and all(one.ended for one in looked)
@@ -101,14 +100,14 @@ def count_rows(config: SourceConfig) -> RowCount:
 
 
 def _total(looked: Sequence[_Looked], size: int) -> int:
-    """Return the rows of all files, which have so many bytes."""
+    """Return the total number of rows of all files, whose total size in bytes is given."""
     seen = sum(one.read if one.total is None else one.total for one in looked)
     bytes_seen = sum(one.size for one in looked)
     return round(seen * (size / bytes_seen if bytes_seen else 1.0))
 
 
 def _with_rows(config: SourceConfig, paths: list[Path]) -> list[Path]:
-    """Return the files that have the rows, without those that only have something beside them."""
+    """Return the files that hold rows, without those that only hold accompanying data."""
     if not config.kind.counted_as:
         return paths
     suffixes = SOURCES[config.kind.counted_as].suffixes
@@ -116,7 +115,7 @@ def _with_rows(config: SourceConfig, paths: list[Path]) -> list[Path]:
 
 
 def _spaced(places: Sequence[T], count: int) -> list[T]:
-    """Return at most so many of the places, evenly spaced."""
+    """Return at most ``count`` of the places, evenly spaced."""
     count = min(count, len(places))
     return [places[at * len(places) // count] for at in range(count)]
 
@@ -127,7 +126,7 @@ class _Counter:
         self._deadline = time.monotonic() + SECONDS_READ
 
     def look_at(self, paths: Sequence[Path]) -> list[_Looked]:
-        """Read some rows of each file, or of all together where they cannot be read one by one."""
+        """Read some rows of each file, or of all together if they cannot be read separately."""
         kind = self._config.kind
         together = kind.read_files is not None and not kind.counted_as
         groups = [list(paths)] if together else [[path] for path in paths]
@@ -145,7 +144,7 @@ class _Counter:
         most = most if known is None else kept
         size = sum(path.stat().st_size for path in paths)
         files: list[BinaryIO] = []
-        steps: list[tuple[int, int]] = []  # rows before the place in the file moved, and where to
+        steps: list[tuple[int, int]] = []  # rows read before the file position moved, and the new position
         read, ended = 0, True
         for read, row in enumerate(self._rows(paths, files.append), start=1):
             if read <= kept:
@@ -161,7 +160,7 @@ class _Counter:
         return _Looked(read=read, total=read if ended else _guess(size, read, steps), size=size, ended=ended)
 
     def _enough(self, read: int, most: int, *, believed: bool) -> bool:
-        """Return whether no more rows need be read; show progress."""
+        """Return whether enough rows have been read; show progress."""
         if read % ROWS_A_LOOK == 0:
             self._progress.advance(ROWS_A_LOOK)
             self._progress.tick()
@@ -191,16 +190,18 @@ class _Counter:
             part = path.stat().st_size
             if part >= size:
                 looked.append(one)
-            else:  # its last row is cut, or says that the rest is missing
+            else:  # its last row is cut off, or reports that the rest is missing
                 rows = (one.total or one.read) - 1.0
                 looked.append(_Looked(read=one.read - 1, total=size * rows / part, size=size, ended=False))
         self._first[:] = [row for row in self._first if not row.ends_early]
         if not looked:
-            raise NetworkError(f"none of the {len(urls)} URLs that were tried can be had now ({'; '.join(reasons)})")
+            raise NetworkError(
+                f"none of the {len(urls)} URLs that were tried can be read at present ({'; '.join(reasons)})"
+            )
         return looked
 
     def _fetch_head(self, url: str, folder: Path) -> tuple[Path, int]:
-        """Fetch the beginning of a URL; return where it is, and the size of the whole."""
+        """Download the beginning of a URL; return the file and the size of the whole."""
         transport = transport_for(url, 1, STALL_S)
         try:
             body = transport.open(url, 0, None)
@@ -217,7 +218,7 @@ class _Counter:
 
 
 def _guess(size: int, read: int, steps: Sequence[tuple[int, int]]) -> float | None:
-    """Return the rows of a file of some bytes, from how many there were between places in it; None if unknown."""
+    """Return the rows of a file of ``size`` bytes, from how many lay between positions in it; None if unknown."""
     if len(steps) < STEPS:
         return None
     (rows_before, start), (rows_after, end) = steps[FIRST_STEPS], steps[-1]

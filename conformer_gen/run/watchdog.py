@@ -1,4 +1,4 @@
-"""Watching one task from inside its process: which molecule it is at, how long, and with how much memory.
+"""Watches a task from inside its process: the current molecule, the time it takes, and the memory used.
 
 Imports the standard library only.
 """
@@ -14,21 +14,21 @@ from types import TracebackType
 from typing import Protocol
 
 HINT = struct.Struct("<qd64s")
-NOWHERE = -1  # the position before the first molecule, and of many molecules together
-LIMITS_OF_MANY = 10  # times the limit of one molecule, for a whole batch
+NOWHERE = -1  # the position before the first molecule, and for many molecules processed together
+LIMITS_OF_MANY = 10  # the limit of one molecule times this is the limit of a whole batch
 STATUS = Path("/proc/self/status")
 
 
 class Starting(Protocol):
-    """What ``Watchdog.starting`` is to those that call it."""
+    """The type of ``Watchdog.starting``."""
 
     def __call__(self, position: int | None, molecules: int = 1) -> None:
-        """Tell that work begins at a position, or without one on that many molecules together."""
+        """Report that work begins on one position, or, if it is None, on that many molecules together."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Hint:
-    """Where a worker was: the position, when it began there (Unix time, s), and the name of its node."""
+    """Where a worker was: the position, when work on it began (Unix time, s), and the name of its node."""
 
     position: int
     began: float
@@ -36,14 +36,14 @@ class Hint:
 
 
 class Watchdog:
-    """Notes the molecule that a worker is at, kills the worker when it hangs there, and caps the task's memory.
+    """Records which molecule a worker is at, kills the worker if it hangs, and limits the task's memory.
 
     Args:
         path: the hint file.
-        limit_s: seconds for one molecule. The alarm's default action ends the process in the kernel, since C++ code
+        limit_s: seconds for one molecule. The alarm's default action ends the process in the kernel, because C++ code
             that hangs never returns to a Python signal handler.
-        memory: bytes that the task may allocate beyond what its process holds at the start. More is a MemoryError, or
-            the end of the process, but not the end of the node. None sets no cap.
+        memory: bytes that the task may allocate beyond what its process holds at the start. Exceeding them raises
+            MemoryError or ends the process, but does not take down the node. None sets no limit.
         node: name of the node, for the hint.
     """
 
@@ -66,12 +66,12 @@ class Watchdog:
         signal.setitimer(signal.ITIMER_REAL, 0)
         resource.setrlimit(resource.RLIMIT_DATA, self._limits)
         os.close(self._descriptor)
-        # A task that ran out of memory still has to tell where.
+        # A task that ran out of memory must still be able to report where.
         if kind is None or not issubclass(kind, MemoryError):
             self._path.unlink(missing_ok=True)
 
     def starting(self, position: int | None, molecules: int = 1) -> None:
-        """Note the molecule, or none for many together, and restart the clock."""
+        """Record the current molecule, or none for many together, and restart the clock."""
         self._note(NOWHERE if position is None else position)
         signal.setitimer(signal.ITIMER_REAL, self._limit_s * min(molecules, LIMITS_OF_MANY))
 
@@ -80,7 +80,7 @@ class Watchdog:
 
 
 def _private_bytes() -> int:
-    """Return what RLIMIT_DATA counts of this process: its private writable memory."""
+    """Return the memory of this process that RLIMIT_DATA counts: its private writable memory."""
     line = next(line for line in STATUS.read_text(encoding="utf-8").splitlines() if line.startswith("VmData:"))
     return int(line.split()[1]) * 1024
 

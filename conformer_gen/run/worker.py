@@ -1,6 +1,6 @@
-"""What one worker process does with one piece of a build, and the files it leaves. Imports RDKit and no Ray.
+"""What a worker process does with one piece of a build, and the files it writes. Imports RDKit and no Ray.
 
-pieces.py says what a piece is, where its files lie and which columns they have.
+pieces.py defines pieces, their file names and columns.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ def curate_piece(
     exclusions: Exclusions = NO_EXCLUSIONS,
     starting: Starting = ignore_start,
 ) -> int:
-    """Curate rows and commit the piece's file; return how many rows there were."""
+    """Curate rows and commit the piece's file; return the number of rows."""
     table = []
     for position, row in zip(positions, rows, strict=True):
         starting(position)
@@ -73,7 +73,7 @@ def _curated_columns(row: SourceMolecule, config: CurateConfig, exclusions: Excl
 
 
 def bury_rows(work: Path, piece: Piece, positions: Sequence[int], rows: Sequence[SourceMolecule], why: str) -> None:
-    """Commit a piece whose rows killed their worker in curation as rejected."""
+    """Commit a piece whose rows killed their worker during curation, as rejected."""
     table = [
         {"position": position, "id": row.id, "smiles": row.smiles or None, "reason": why, "detail": DEATHS[why]}
         for position, row in zip(positions, rows, strict=True)
@@ -82,9 +82,9 @@ def bury_rows(work: Path, piece: Piece, positions: Sequence[int], rows: Sequence
 
 
 DEATHS = {
-    "worker_died": "the worker process died on this molecule, twice",
-    "out_of_memory": "this molecule needed more memory than a task may have, twice",
-    "too_slow": "this molecule took longer than the limit for one molecule, twice",
+    "worker_died": "the worker process died twice on this molecule",
+    "out_of_memory": "this molecule twice needed more memory than a task may use",
+    "too_slow": "this molecule twice took longer than the limit for one molecule",
 }
 
 
@@ -114,13 +114,13 @@ def _molecules(work: Path, chunk: int, positions: Sequence[int]) -> Iterable[tup
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConformerJob:
-    """What every task of a build that makes conformers needs to know.
+    """What every conformer task of a build needs to know.
 
     Attributes:
-        config: how to make them.
-        seed: of the build.
-        layout: of the records.
-        generator: the function that makes one record where the engine is not nvmolkit.
+        config: how to make conformers.
+        seed: seed of the build.
+        layout: layout of the records.
+        generator: makes one record, unless the engine is nvmolkit.
     """
 
     config: ConformerConfig
@@ -137,10 +137,10 @@ def generate_piece(
     job: ConformerJob,
     starting: Starting = ignore_start,
 ) -> int:
-    """Make conformers of molecules of a chunk, of which ``valid`` are for validation, and commit the piece's files.
+    """Make conformers for molecules of a chunk, those in ``valid`` for validation, and commit the piece's files.
 
     Returns:
-        How many there were.
+        How many molecules there were.
     """
     records: list[tuple[int, MoleculeRecord]] = []
     failures = []
@@ -168,7 +168,7 @@ def _results(
 
 
 def bury_molecules(work: Path, piece: Piece, positions: Sequence[int], job: ConformerJob, why: str) -> None:
-    """Commit a piece whose molecules killed the worker that made their conformers as failures."""
+    """Commit a piece whose molecules killed the worker that made their conformers, as failures."""
     molecules = _molecules(work, piece.chunk, positions)
     failures = [_failure(position, molecule, why, DEATHS[why]) for position, molecule in molecules]
     _commit_records(work, piece, [], (), failures, job.layout)
@@ -193,7 +193,7 @@ def _commit_records(
     failures: list[dict[str, object]],
     layout: Layout,
 ) -> None:
-    """Commit records, those for train before those for validation, and failures; the name says how many of each."""
+    """Commit records (training before validation) and failures; the file name contains the number of each."""
     for_train = [record for position, record in records if position not in valid]
     for_valid = [record for position, record in records if position in valid]
     done = dataclasses.replace(piece, counts=(len(for_train), len(for_valid), len(failures)))

@@ -1,7 +1,7 @@
-"""The output directory of a build: whose it is, what is being built there, and who is at it. Imports the store.
+"""The output directory of a build: what is being built there, and by which process. Imports the store.
 
-While unfinished, ``.build/`` holds plan.json (every parameter), a lock, and the pieces. The manifest is written last,
-then ``.build/`` is removed.
+Until the build is finished, ``.build/`` holds plan.json (every parameter), a lock, and the pieces. The manifest is
+written last; then ``.build/`` is removed.
 """
 
 import contextlib
@@ -30,10 +30,10 @@ from unimol_scale.store.schema import ATOM_LABELS, ATOM_LABELS_VERSION, PLANAR_S
 
 WORK_NAME = ".build"
 PLAN_NAME = "plan.json"
-SOURCES = "sources"  # group of the manifest's parameters in which a build from several has those of each
-# Groups whose keys are the user's own words.
+SOURCES = "sources"  # group of the manifest's parameters that holds the parameters of each of several sources
+# Groups whose keys are chosen by the user.
 FREE_GROUPS = ("labels", "atom_labels", "versions", "parameters.inputs", "parameters.frames", f"parameters.{SOURCES}")
-# Settings that came later, whose default is not what was done before: what their absence means.
+# Settings that were added later and whose default differs from the earlier behaviour: what their absence means.
 _DONE_BEFORE: Flat = {
     "parameters.radicals": "keep",
     "parameters.task_memory": None,
@@ -43,7 +43,7 @@ _DONE_BEFORE: Flat = {
 
 
 def plan_build(config: BuildConfig) -> Tree:
-    """Return everything that the content of the store depends on, as the fields of its manifest.
+    """Return everything that determines the content of the store, as the fields of its manifest.
 
     Raises:
         SourceError: an input is missing, or is not what it claims to be.
@@ -58,7 +58,7 @@ def plan_build(config: BuildConfig) -> Tree:
         methods.append(config.conformers.method)
         recipe |= config.conformers.recipe()
         del recipe["hydrogens"]
-        del recipe["gpus"]  # of this machine
+        del recipe["gpus"]  # specific to this machine
     if geometry_from_file and config.conformers.from_file is not None:
         recipe |= {name: getattr(config.conformers, name) for name in ("from_file", "energy_window", "rmsd_prune")}
     recipe["method"] = "; where there is none: ".join(methods)
@@ -85,14 +85,14 @@ def plan_build(config: BuildConfig) -> Tree:
 
 
 def _atom_labels(sources: Sequence[SourceConfig]) -> Tree:
-    """Return the fields of the manifest about labels of atoms that any source has; none where there are none."""
+    """Return the manifest fields for the atom labels of all sources; {} if there are none."""
     wanted = {name for source in sources for name in source.frames.keep}
     units = {name: label.unit for name, label in ATOM_LABELS.items() if name in wanted}
     return {"atom_labels": units, "schema_version": ATOM_LABELS_VERSION} if units else {}
 
 
 def _what_is_read(config: BuildConfig) -> Tree:
-    """Return the inputs and settings of the source; of several, those of each under its tag."""
+    """Return the inputs and settings of the source; for several sources, those of each under its tag."""
     if config.source is not None:
         return _read_of(config.source)
     tags = source_tags(config.sources)
@@ -109,13 +109,13 @@ def _read_of(source: SourceConfig) -> Tree:
 
 
 def _curation(curate: CurateConfig) -> Tree:
-    """Return the settings of curation, with the one of the two sizes of validation that counts."""
+    """Return the settings of curation; of the two validation sizes, only the one that applies."""
     unused = "valid_count" if curate.valid_count is None else "valid_fraction"
     return {key: value for key, value in strict.to_tree(curate).items() if key != unused}
 
 
 def sweep(output: Path) -> None:
-    """Remove what killed processes left half written outside ``.build/``; call it when nothing is being written."""
+    """Remove half-written files of killed processes outside ``.build/``; call it while nothing is being written."""
     for folder in (output, *(output / name for name in SPLITS)):
         for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
             path.unlink()
@@ -127,24 +127,26 @@ def layout_of(plan: Tree) -> Layout:
 
 
 def _refuse_other(plan: Tree, theirs: Tree, file: Path, what: str, remedy: str) -> None:
-    """Raise if a directory holds what is not of this plan, by what it recorded; an absent setting had its default.
+    """Raise if a directory's recorded parameters differ from this plan; an absent setting had its default.
 
     Raises:
-        StoreError: shows the differences, or the settings that only a newer version knows.
+        StoreError: the message shows the differences, or the settings that only a newer version knows.
     """
     before, now = flatten(theirs), flatten(plan)
     defaults = _defaults(tuple(plan["parameters"].get(SOURCES, ())))
     if newer := unknown(before, {*now, *defaults, *FREE_GROUPS}):
         raise StoreError(f"{as_newer(newer, file)}, {remedy}")
     if changed := differences(before, now, defaults):
-        raise StoreError(f"{what} other parameters (there → here):{as_lines(changed)}\nGive the same, {remedy}")
+        raise StoreError(
+            f"{what} other parameters (there → here):{as_lines(changed)}\nUse the same parameters, {remedy}"
+        )
 
 
 def _defaults(tags: Sequence[str]) -> Flat:
-    """Return dotted key → what its absence from a plan means.
+    """Return what the absence of each key from a plan means, by dotted key.
 
     Args:
-        tags: of the sources, where there are several.
+        tags: tags of the sources, if there are several.
     """
     parameters = [strict.defaults_of(kind, "parameters") for kind in (BuildConfig, SourceConfig, CurateConfig)]
     parameters += [strict.defaults_of(SourceConfig, f"parameters.{SOURCES}.{tag}") for tag in tags]
@@ -153,10 +155,10 @@ def _defaults(tags: Sequence[str]) -> Flat:
 
 
 def claim(output: Path, plan: Tree, task_size: int) -> bool:
-    """Make ``output`` ours to build in; touch nothing if it is not.
+    """Claim ``output`` for this build; if it belongs to something else, change nothing.
 
     Returns:
-        True if the store that the plan describes is already finished there.
+        True if the planned store is already finished there.
 
     Raises:
         StoreError: the directory holds something else, or a build with other parameters.
@@ -181,14 +183,14 @@ def claim(output: Path, plan: Tree, task_size: int) -> bool:
         _refuse_other(plan, theirs, plan_file, f"{output} holds an unfinished build of", remedy)
         return False
     if output.exists() and any(path.name != WORK_NAME for path in output.iterdir()):
-        raise StoreError(f"{output} exists and holds something else than a conformer store; {remedy}")
+        raise StoreError(f"{output} exists and is not a conformer store; {remedy}")
     write_json(plan_file, plan)
     return False
 
 
 @contextlib.contextmanager
 def locked(output: Path) -> Iterator[None]:
-    """Keep other builds out of the directory while the block runs; the system unlocks it when the process ends.
+    """Keep other builds out of the directory for the duration of the block; the lock ends with the process.
 
     Raises:
         StoreError: another process is building there.
@@ -197,7 +199,7 @@ def locked(output: Path) -> Iterator[None]:
         lock = claim_lock(output / WORK_NAME / "lock")
     except HeldError as error:
         raise StoreError(
-            f"another process is building in {output} right now{error.holder}; wait for it to end"
+            f"another process is building in {output} right now{error.holder}; wait until it ends"
         ) from error
     with lock:
         yield

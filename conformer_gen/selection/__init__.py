@@ -1,1 +1,1 @@
-"""The whole set of molecules: pieces of the input, duplicates, exclusions, sampling by scaffold, and the split."""
+"""Decisions about the whole set: pieces of the input, duplicates, exclusions, sampling by scaffold, and the split."""

@@ -1,7 +1,8 @@
 """Rows of one molecule whose labels contradict each other. Imports Arrow and NumPy.
 
-The first row of a molecule is stored; the others are duplicates. One that has another number than the first row for a
-label, or a number where the first row has none, is a conflict: a measurement that the store does not show.
+The first row of a molecule is stored; the others are duplicates. A duplicate conflicts if one of its labels differs
+from
+that of the first row, or has a value where the first row has none: it is a measurement that the store does not show.
 """
 
 import dataclasses
@@ -23,11 +24,11 @@ EXAMPLES = 5
 
 @dataclasses.dataclass(frozen=True)
 class Conflicts:
-    """How many duplicates have other labels than the row that is kept, and the first of them.
+    """How many duplicates have other labels than the stored row, and the first of them.
 
     Attributes:
-        number: of such duplicates.
-        first: [≤ 5, 4] chunk and position of the duplicate, then of the row that is kept.
+        number: number of such duplicates.
+        first: [≤ 5, 4] chunk and position of the duplicate, then of the stored row.
     """
 
     number: int
@@ -39,7 +40,7 @@ class Conflicts:
         return Conflicts(number, first[np.lexsort((first[:, 1], first[:, 0]))][:EXAMPLES])
 
     def examples(self, work: Path, labels: Sequence[str]) -> tuple[str, ...]:
-        """Return the first few in words, with ids and numbers."""
+        """Describe the first few in words, with ids and numbers."""
         return tuple(
             _in_words(_row(work, chunk, position), _row(work, kept_chunk, kept), labels)
             for chunk, position, kept_chunk, kept in self.first.tolist()
@@ -47,7 +48,7 @@ class Conflicts:
 
 
 def find_conflicts(rows: pa.Table, num_labels: int) -> Conflicts:
-    """Find the duplicates in all rows of some molecules: chunk, position, key, and labels if there are any."""
+    """Find the duplicates among all rows of some molecules (chunk, position, key, and labels if there are any)."""
     if not num_labels or not len(rows):
         return Conflicts(0, np.zeros((0, 4), np.int64))
     chunks, positions, keys = (rows[name].to_numpy() for name in ("chunk", "position", "key"))

@@ -1,7 +1,8 @@
-"""The leakage filter: molecules and scaffolds, of benchmark sets say, that must not enter a store. Imports RDKit.
+"""The leakage filter: molecules and scaffolds, such as those of benchmarks, that must not enter a store. Uses RDKit.
 
-Leakage is judged on the flat, uncharged molecule: a benchmark's molecule is known already when another stereoisomer,
-isotope or charge state of it is in the training set, and databases differ in these more than in anything else.
+Molecules are compared without stereo, isotopes and charges. A benchmark molecule counts as known if the training set
+has
+it as another stereoisomer, isotope or charge state, since databases disagree on these more than on anything else.
 """
 
 import contextlib
@@ -29,9 +30,9 @@ from unimol_scale.common.text.text_files import Unpacked
 from unimol_scale.errors import SourceError
 
 UInt64 = npt.NDArray[np.uint64]
-# Those whose files are told by their suffix.
+# Source kinds that are recognised by a file's suffix.
 SOURCE_OF_SUFFIX = {suffix: name for name in ("smiles", "csv", "parquet", "sdf") for suffix in SOURCES[name].suffixes}
-# Nothing that a benchmark holds is too large or too odd to be excluded.
+# No limits: no benchmark molecule is too large or too odd to be excluded.
 EVERY_MOLECULE = CurateConfig(max_atoms=1000, radicals="keep", isotopes="remove")
 ROWS_SHOWN = 3
 _log = logging.getLogger(__name__)
@@ -40,21 +41,21 @@ NO_HASHES = np.zeros(0, np.uint64)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Exclusions:
-    """What is excluded: sorted hashes of flat uncharged molecules and of their scaffolds; each may be empty."""
+    """What is excluded: sorted hashes of flat uncharged molecules and of their scaffolds; either may be empty."""
 
     molecules: UInt64 = dataclasses.field(default_factory=NO_HASHES.copy)
     scaffolds: UInt64 = dataclasses.field(default_factory=NO_HASHES.copy)
 
     def check(self, curated: Curated | Rejected) -> Curated | Rejected:
-        """Return what was curated, or why it is excluded; never raises for chemistry."""
+        """Return the curated molecule, or why it is excluded. Never raises for chemistry errors."""
         if isinstance(curated, Rejected) or not (len(self.molecules) or len(self.scaffolds)):
             return curated
         try:
             flat = _flat_uncharged(curated.smiles)
-        except (RuntimeError, ValueError) as error:  # it cannot be told whether it is excluded: better left out
+        except (RuntimeError, ValueError) as error:  # undecidable, so it is left out to be safe
             return Rejected(reason="rdkit_error", detail=str(error).strip().split("\n")[0])
         if _contains(self.molecules, _molecule_hash(flat)):
-            return Rejected(reason="excluded", detail="this molecule, but for stereo and charges, is in curate.exclude")
+            return Rejected(reason="excluded", detail="this molecule is in curate.exclude, up to stereo and charges")
         if _contains(self.scaffolds, _scaffold_hash(flat)):
             return Rejected(reason="excluded", detail="a molecule with this scaffold is in curate.exclude")
         return curated
@@ -66,10 +67,10 @@ NO_EXCLUSIONS = Exclusions()
 def read_exclusions(config: CurateConfig) -> Exclusions:
     """Read the files of ``curate.exclude``.
 
-    Rows whose SMILES RDKit cannot parse are passed over, since curation rejects them; how many is printed.
+    Rows whose SMILES RDKit cannot parse are skipped, since curation rejects them; their number is printed.
 
     Raises:
-        SourceError: a file is missing, of no known kind, cannot be read as a whole, or holds no molecule.
+        SourceError: a file is missing, of unknown kind, partly unreadable, or holds no molecule.
     """
     molecules: set[int] = set()
     scaffolds: set[int] = set()
@@ -84,7 +85,7 @@ def read_exclusions(config: CurateConfig) -> Exclusions:
 
 
 def describe_files(config: CurateConfig) -> list[str]:
-    """Return name, size and hash of every file of ``curate.exclude``: what a store tells of them, and no path.
+    """Return name, size and hash of every file of ``curate.exclude``, as the store records them, without paths.
 
     Raises:
         SourceError: a file is missing.
@@ -101,12 +102,12 @@ def _hashes(path: Path) -> list[tuple[int, int | None]]:
     suffix = bare_suffix(path.name)
     if suffix not in SOURCE_OF_SUFFIX:
         with path.open("rb") as file:
-            Unpacked(f"--exclude {path}", file)  # says so if it is a workbook or an archive
+            Unpacked(f"--exclude {path}", file)  # raises a clear error for a workbook or an archive
         raise SourceError(f"--exclude {path}: its name must end in {', '.join(SOURCE_OF_SUFFIX)}, plain or compressed")
     found: list[tuple[int, int | None]] = []
     passed_over: list[str] = []
     for row in read_source(SourceConfig(name=SOURCE_OF_SUFFIX[suffix], input=(str(path),))):
-        if row.problem:  # what stands there is not known, and could not be kept out
+        if row.problem:  # its molecule is unknown, so it could not be excluded
             raise SourceError(f"--exclude {path} cannot be read as a whole: {row.id}: {row.problem}")
         hashes = _hashes_of(row)
         if hashes is None:
@@ -118,14 +119,14 @@ def _hashes(path: Path) -> list[tuple[int, int | None]]:
     if passed_over:
         shown = ", ".join(passed_over[:ROWS_SHOWN]) + (", …" if len(passed_over) > ROWS_SHOWN else "")
         _log.warning(
-            f"--exclude {path}: {len(passed_over):,} of {len(found) + len(passed_over):,} rows are no molecule that "
-            f"RDKit can read, and exclude nothing: {shown}"
+            f"--exclude {path}: RDKit cannot read {len(passed_over):,} of {len(found) + len(passed_over):,} rows, "
+            f"which therefore exclude nothing: {shown}"
         )
     return found
 
 
 def _hashes_of(row: SourceMolecule) -> tuple[int, int | None] | None:
-    # The graph is all that matters: coordinates of a file are not asked for.
+    # Only the graph matters, so coordinates of a file are not read.
     curated = curate_molecule(dataclasses.replace(row, geometry=None, origin=None), EVERY_MOLECULE)
     if isinstance(curated, Curated):
         with contextlib.suppress(RuntimeError, ValueError), rdBase.BlockLogs():
@@ -148,7 +149,7 @@ def _molecule_hash(flat: Chem.Mol) -> int:
 
 
 def _scaffold_hash(flat: Chem.Mol) -> int | None:
-    """Return the hash of the scaffold; None for a molecule without rings."""
+    """Return the hash of the scaffold, or None for a molecule without rings."""
     scaffold = scaffold_smiles(flat)
     return stable_hash(scaffold) if scaffold else None
 

@@ -1,4 +1,4 @@
-"""The hashes of all rows, as the passes over the whole set read them from curated files. Imports Arrow and NumPy."""
+"""The hashes of all rows, read from curated files for the passes over the whole set. Imports Arrow and NumPy."""
 
 from pathlib import Path
 
@@ -16,19 +16,19 @@ HASHES = pa.schema({"chunk": pa.int64(), "position": pa.int32(), "key": pa.uint6
 
 
 def read_hashes(work: Path, group: int, *, with_labels: bool) -> pa.Table:
-    """Read the hashes of the rows of 1,000 chunks, and their labels if wanted; hashes of a rejected row are 0."""
+    """Read the hashes of the rows of 1,000 chunks, and their labels on request; hashes of a rejected row are 0."""
     schema = pa.unify_schemas([HASHES, pa.schema({"left_out": pa.int32()})])
     if with_labels:
         schema = schema.append(pa.field("labels", pa.list_(pa.float64())))
     tables = []
     for piece in group_pieces(work, CURATED, group):
-        # Of the columns of a curated file: one that an earlier version did not write is null.
+        # A column that an earlier version did not write is read as null.
         table = pq.read_table(piece.path(work, CURATED), schema=schema.remove(schema.get_field_index("chunk")))
         tables.append(table.append_column("chunk", pa.array(np.full(len(table), piece.chunk, np.int64))))
     whole = pa.concat_tables([schema.empty_table(), *(table.select(schema.names) for table in tables)])
     rejected = whole["key"].is_null()
     for name in ("key", "scaffold"):
-        # Filled as 64-bit integers: a null turned into NaN would take the others through floats.
+        # Nulls are filled while values are 64-bit integers: turning a null into NaN would turn all hashes into floats.
         whole = whole.set_column(
             whole.column_names.index(name), name, pc.fill_null(whole[name], pa.scalar(0, pa.uint64()))
         )
@@ -36,7 +36,7 @@ def read_hashes(work: Path, group: int, *, with_labels: bool) -> pa.Table:
 
 
 def first_rows(chunks: Int64, positions: npt.NDArray[np.int32], keys: UInt64) -> Int64:
-    """Return the indices of the rows that are the first with their key in the order of (chunk, position)."""
+    """Return the indices of the first row of each key, in the order of (chunk, position)."""
     order = np.lexsort((positions, chunks, keys))
     first: Int64 = order[starts_of_runs(keys[order])]
     return first

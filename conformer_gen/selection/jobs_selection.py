@@ -1,8 +1,8 @@
-"""Runs the passes over the whole set as jobs that meet through files; or as one job for a small set. Imports no Ray.
+"""Runs the passes over the whole set as jobs that exchange data through files, or as one job for a small set. No Ray.
 
-At a billion rows a thousand jobs deal their rows to a thousand buckets. As objects in the memory of a cluster these
-are a million, each known to the driver; here they are a thousand files, of each of which the job of a bucket reads its
-part:
+At a billion rows, a thousand jobs deal their rows into a thousand buckets. As objects in a cluster's memory these would
+be a million, each tracked by the driver. Here they are a thousand files, and the job of a bucket reads its part of
+each:
 
     selected/dealt/NNNNNN.arrow    rows of one slice, a record batch for each bucket; removed after each pass
 """
@@ -25,18 +25,18 @@ from unimol_scale.common.files import commit_file
 
 T = TypeVar("T")
 DEALT = "dealt"
-# What a job may hold: a bucket and what sorting it takes, or the slice that is read.
+# Memory of a job: one bucket and what sorting it takes, or the slice being read.
 JOB_MEMORY_BYTES = 1024 * 2**20
 
 
 def select(work: Path, config: BuildConfig, run: RunJobs, bucket_rows: int = BUCKET_ROWS) -> Selection:
-    """Choose among all curated rows, or return what an earlier run chose.
+    """Choose among all curated rows, or return the choice of an earlier run.
 
     Args:
-        work: directory of the build; every process that runs a job sees it.
-        config: of the build.
-        run: runs the jobs, each in memory of ``JOB_MEMORY_BYTES``.
-        bucket_rows: of the set that one job holds in memory.
+        work: work directory of the build; every process that runs a job sees it.
+        config: configuration of the build.
+        run: runs the jobs, each with ``JOB_MEMORY_BYTES`` of memory.
+        bucket_rows: rows that one job holds in memory.
 
     Raises:
         OSError: files cannot be written.
@@ -55,10 +55,10 @@ def _select_at_once(passes: Passes, _: int) -> Selection:
 
 
 class SpreadJobs:
-    """A ``SliceRunner`` of jobs: some read slices and deal their rows to files, others read one bucket of all files.
+    """A ``SliceRunner`` on jobs: some read slices and deal their rows into files, others read one bucket of all files.
 
     Args:
-        work: directory of the build.
+        work: work directory of the build.
         run: runs the jobs.
     """
 
@@ -72,8 +72,8 @@ class SpreadJobs:
     def shuffle(
         self, read: Callable[[T], pa.Table], items: Sequence[T], reduce: Callable[[pa.Table], pa.Table], buckets: int
     ) -> Iterator[pa.Table]:
-        """Bring the rows that were read together by their column "bucket"; yield the result of each bucket."""
-        folder = self._folder  # the runner itself does not travel
+        """Group the rows by their column "bucket" and yield the result of ``reduce`` for each bucket."""
+        folder = self._folder  # so that the runner itself is not pickled
 
         def deal(job: tuple[int, T]) -> int:
             number, item = job
@@ -90,7 +90,7 @@ class SpreadJobs:
 
 
 def _deal(path: Path, table: pa.Table, buckets: int) -> int:
-    """Write rows, a record batch for each bucket; return how many rows there are."""
+    """Write rows, one record batch per bucket; return the number of rows."""
     dealt = table[BUCKET].to_numpy()
     order = np.argsort(dealt, kind="stable")
     bounds = np.searchsorted(dealt[order], np.arange(buckets + 1)).tolist()

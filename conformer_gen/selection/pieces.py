@@ -1,14 +1,15 @@
-"""The pieces of a build and their files: names, columns, and which are there. Imports Arrow.
+"""The pieces of a build and their files: names, columns, and which exist. Imports Arrow.
 
-A chunk is ``task_size`` rows of the source; a piece is a range of positions inside a chunk, at first all of it, smaller
-after a worker died on it. A piece is done when its file has its final name, which also says how many rows of each kind
-it holds, so that a billion molecules are planned from names alone. A directory holds the pieces of 1,000 chunks:
+A chunk is ``task_size`` rows of the source. A piece is a range of positions in a chunk: all of it at first, smaller
+after
+a worker died on it. A piece is done once its file has its final name. The name also contains the number of rows of each
+kind, so that a billion molecules can be planned from names alone. A directory holds the pieces of 1,000 chunks:
 
     curated/GGGGGG/CCCCCCCC-FFFFF-LLLLL.parquet                    every row: canonical form, or why it was rejected
     embedded/GGGGGG/CCCCCCCC-FFFFF-LLLLL-TTTTT-VVVVV-XXXXX.arrow   T records for train, then V for valid; X failed
     failures/GGGGGG/….parquet                                      those X, written before; absent where X is 0
 
-"embedded" is the name on disk of the records with conformers: an unfinished build of any earlier version goes on.
+"embedded" is the on-disk name for records with conformers, kept so that unfinished builds of earlier versions resume.
 """
 
 import dataclasses
@@ -37,7 +38,7 @@ CURATED_SCHEMA = pa.schema(
         "labels": pa.list_(pa.float64()),
         "energies": pa.list_(pa.float32()),  # [k] kcal/mol above the lowest
         **{name: pa.list_(pa.float32()) for name in ATOM_LABELS},  # [k, n, w], flat
-        "left_out": pa.int32(),  # conformers of the source that are no geometry of the molecule
+        "left_out": pa.int32(),  # conformers of the source that are not plausible for the molecule
         "reason": pa.string(),  # null for a molecule
         "detail": pa.string(),
     }
@@ -52,13 +53,13 @@ FAILURE_SCHEMA = pa.schema(
         "detail": pa.string(),
     }
 )
-# Values on disk of the column "stage", in the failures of every store: the second is the making of conformers.
+# On-disk values of the column "stage" in the failures of every store; the second is the making of conformers.
 CURATE_FAILED, CONFORMERS_FAILED = "curate", "embed"
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Piece:
-    """Positions [first, last) of a chunk; ``counts`` are the rows of each kind in its file, where the name has them."""
+    """Positions [first, last) of a chunk; ``counts`` are the rows of each kind in its file, if the name has them."""
 
     chunk: int
     first: int
@@ -72,11 +73,11 @@ class Piece:
 
     @property
     def group(self) -> int:
-        """Number of the directory it lies in."""
+        """Number of the directory that holds it."""
         return self.chunk // CHUNKS_PER_GROUP
 
     def path(self, work: Path, kind: str) -> Path:
-        """Return where the piece's file of that kind lies."""
+        """Return the path of the piece's file of that kind."""
         return group_path(work, kind, self.group) / f"{self.stem}{SUFFIXES[kind]}"
 
 
@@ -86,7 +87,7 @@ def group_path(work: Path, kind: str, group: int) -> Path:
 
 
 def groups(work: Path, kind: str) -> list[int]:
-    """Return the numbers of the directories that are there, ascending."""
+    """Return the numbers of the existing directories, ascending."""
     folder = work / kind
     return sorted(int(path.name) for path in folder.iterdir()) if folder.is_dir() else []
 
@@ -94,8 +95,8 @@ def groups(work: Path, kind: str) -> list[int]:
 def group_pieces(work: Path, kind: str, group: int) -> list[Piece]:
     """Return the pieces of one directory, in order and disjoint.
 
-    A process that outlived its driver may have committed a range which the next run cut differently. Equal positions
-    hold equal molecules, so what overlaps an accepted piece is passed over, by the same rule for every reader.
+    A process that outlived its driver may have committed a range that the next run split differently. Equal positions
+    hold equal molecules, so a piece that overlaps an accepted one is skipped, by the same rule for every reader.
     """
     folder, suffix = group_path(work, kind, group), SUFFIXES[kind]
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
@@ -113,25 +114,25 @@ def _parse(stem: str) -> Piece:
 
 
 def done_pieces(work: Path, kind: str) -> Iterator[Piece]:
-    """Yield the pieces whose file is there, in order and disjoint, listing one directory at a time."""
+    """Yield the pieces whose files exist, in order and disjoint, listing one directory at a time."""
     for group in groups(work, kind):
         yield from group_pieces(work, kind, group)
 
 
 def chunk_pieces(work: Path, kind: str, chunk: int) -> list[Piece]:
-    """Return the pieces of one chunk whose file is there, in order and disjoint."""
+    """Return the pieces of one chunk whose files exist, in order and disjoint."""
     pieces = group_pieces(work, kind, chunk // CHUNKS_PER_GROUP)
     return [piece for piece in pieces if piece.chunk == chunk]
 
 
 def read_chunk(work: Path, chunk: int) -> pa.Table:
-    """Return the curated rows of a chunk in order."""
+    """Return the curated rows of a chunk, in order."""
     paths = [piece.path(work, CURATED) for piece in chunk_pieces(work, CURATED, chunk)]
     return pa.concat_tables([pq.read_table(path, schema=CURATED_SCHEMA) for path in paths])
 
 
 def beside(items: Iterable[tuple[int, T]], pieces: Iterable[Piece]) -> Iterator[tuple[int, T, list[Piece]]]:
-    """Yield (chunk, item, pieces of the chunk) for items in ascending order of chunks; both are read once."""
+    """Yield (chunk, item, pieces of the chunk) for items in ascending order of chunk; both inputs are read once."""
     ahead = iter(pieces)
     piece = next(ahead, None)
     for chunk, item in items:

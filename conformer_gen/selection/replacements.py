@@ -1,7 +1,7 @@
-"""Molecules that take the place of those of a validation split that got no conformer. Imports Arrow and NumPy.
+"""Replaces molecules of a random validation split that got no conformer. Imports Arrow and NumPy.
 
-A split of a number of molecules, drawn at random, is the molecules with the smallest hashes. Where conformers of some
-fail, the split goes on with the next smallest: it is the one of a set that never had the failed molecules.
+A random split with a fixed number of molecules takes those with the smallest hashes. If some get no conformer, the next
+smallest replace them, which gives the split of a set that never contained the failed molecules.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class RunJobs(Protocol):
 
 
 class Replacement(NamedTuple):
-    """A record for training that may go to validation; compares by the hash, then by the key."""
+    """A training record that may move to validation; compares by hash, then by key."""
 
     score: int
     key: int
@@ -51,7 +51,7 @@ class ReplacementJob:
 
 
 def find_candidates(job: ReplacementJob) -> list[Replacement]:
-    """Return the records for training whose hash is below the limit, in any order."""
+    """Return the training records whose hash is below the limit, in any order."""
     found = []
     for piece in group_pieces(job.work, CONFORMERS, job.group):
         num_train = piece.counts[0]
@@ -65,14 +65,14 @@ def find_candidates(job: ReplacementJob) -> list[Replacement]:
 def find_replacements(
     work: Path, wanted: int, num_kept: int, layout: Layout, seed: int, run: RunJobs
 ) -> list[Replacement]:
-    """Return the records to bring a random split to the number of molecules that was asked for, smallest hash first.
+    """Return the records that fill a random split up to its requested size, smallest hash first.
 
     Args:
-        work: directory of the build, in which all conformers are made.
-        wanted: molecules that the split is to have.
-        num_kept: molecules that were selected for the store, with and without conformers.
-        layout: of the records.
-        seed: of the build.
+        work: work directory of the build, with all conformers made.
+        wanted: molecules that the split should have.
+        num_kept: molecules selected for the store, with or without conformers.
+        layout: layout of the records.
+        seed: seed of the build.
         run: runs the jobs.
 
     Raises:
@@ -86,10 +86,10 @@ def find_replacements(
         return []
     if num_train <= missing:
         raise ConformerError(
-            f"curate.valid_count is {wanted:,}, and so few molecules got a conformer that none would be left to train "
+            f"curate.valid_count is {wanted:,}, but so few molecules got a conformer that none would be left to train "
             "on; failures.parquet has the reasons"
         )
-    # Hashes are spread evenly: this limit has those of the split, and most probably enough beyond them.
+    # Hashes are uniformly distributed: below this limit lie those of the split, and very probably enough beyond.
     likely = wanted + 2 * missing + 10 * math.isqrt(wanted) + 100
     while True:
         below = min(1 << SCORE_BITS, (likely << SCORE_BITS) // num_kept)

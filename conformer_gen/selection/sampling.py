@@ -1,7 +1,7 @@
-"""Choosing among millions by sorted scores: temperature sampling over scaffolds, and filling a budget. Pure NumPy.
+"""Chooses among millions of items by sorted scores: temperature sampling over scaffolds, and filling a budget.
 
-Every choice here is "the smallest scores first, as far as the budget reaches". A score is a 64-bit integer that depends
-on hashes and the seed alone, so a choice does not depend on where, or in which order, items were looked at.
+Pure NumPy. Every choice is "the smallest scores first, as far as the budget reaches". A score is a 64-bit integer that
+depends only on hashes and the seed, so a choice does not depend on where or in which order items were processed.
 """
 
 import dataclasses
@@ -17,18 +17,18 @@ UInt64 = npt.NDArray[np.uint64]
 
 BITS_OF_A_ROUND = 16
 SCORE_BITS = 64
-# As many items as may be gathered in one place, to be looked at one by one.
+# Most items that may be gathered in one place and examined one by one.
 LARGEST_WINDOW = 1_000_000
 SIGN = np.uint64(1 << 63)
 
 
 def mix(values: UInt64, seed: int, stream: int) -> UInt64:
-    """Return 64 random-looking bits for each value, seed and stream: SplitMix64 (Steele, Lea, Flood 2014).
+    """Return 64 pseudo-random bits for each value, seed and stream: SplitMix64 (Steele, Lea, Flood 2014).
 
     Args:
         values: [M].
-        seed: of the build.
-        stream: keeps the uses of one seed apart.
+        seed: seed of the build.
+        stream: separates different uses of one seed.
     """
     salt = np.array([seed * 0x9E3779B97F4A7C15 + stream & 0xFFFFFFFFFFFFFFFF], np.uint64)
     return _finalise(values ^ _finalise(salt))
@@ -49,24 +49,26 @@ def unit_interval(bits: UInt64) -> Float64:
 
 
 def sortable(numbers: Float64) -> UInt64:
-    """Return integers that compare as the finite numbers do (IEEE 754: negative ones reversed, then below)."""
+    """Return integers that compare like the finite numbers (IEEE 754: negative ones are inverted and come first)."""
     bits = np.ascontiguousarray(numbers, np.float64).view(np.uint64)
     return np.where(bits & SIGN, ~bits, bits | SIGN)
 
 
 def temperature_scores(sizes: Int64, ranks: Int64, u: Float64, molecules: int, temperature: float) -> UInt64:
-    """Score molecules so that the smallest scores are a draw with P_scaffold = softmax(P_i / τ) (Uni-Mol2).
+    """Score molecules so that the smallest scores are a sample with P_scaffold = softmax(P_i / τ) (Uni-Mol2).
 
-    P_i is the scaffold's share of all molecules. A molecule's score is (rank + u) / P_scaffold: until a scaffold is
-    used up, its scores are P_scaffold dense, so c · P_scaffold of its molecules lie below c, rounded up or down at
-    random, and never more than it has: drawing without replacement, filled like water. The logarithm of the score is
-    used, in which the softmax needs neither its sum nor an exponential.
+    P_i is the scaffold's share of all molecules. A molecule's score is (rank + u) / P_scaffold. Scores of a scaffold
+    thus
+    have density P_scaffold, and c · P_scaffold of its molecules (rounded up or down at random, and at most all of them)
+    score below c: drawing without replacement, where other scaffolds fill up once one is exhausted. The logarithm of
+    the
+    score is returned, so that neither the sum of the softmax nor an exponential is needed.
 
     Args:
-        sizes: [M] molecules with the scaffold of each molecule.
-        ranks: [M] place of each molecule in a random order of its scaffold, from 0.
-        u: [M] uniform random numbers, strictly between 0 and 1.
-        molecules: in the whole set.
+        sizes: [M] number of molecules with the scaffold of each molecule.
+        ranks: [M] position of each molecule in a random order of its scaffold, from 0.
+        u: [M] uniform random numbers strictly between 0 and 1.
+        molecules: number of molecules in the whole set.
         temperature: τ.
     """
     return sortable(np.log(ranks + u) - sizes / molecules / temperature)
@@ -74,12 +76,12 @@ def temperature_scores(sizes: Int64, ranks: Int64, u: Float64, molecules: int, t
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Items:
-    """Things that may be chosen.
+    """Items that may be chosen.
 
     Attributes:
-        scores: [M]; small ones come first.
-        names: [M] what tells equal scores apart.
-        weights: [M] of the budget that each takes.
+        scores: [M]; small ones are chosen first.
+        names: [M] break ties between equal scores.
+        weights: [M] how much of the budget each takes.
     """
 
     scores: UInt64
@@ -92,7 +94,7 @@ class Items:
         return Items(scores=self.scores[inside], names=self.names[inside], weights=self.weights[inside])
 
     def histogram(self, first: int, shift: int) -> tuple[Int64, Int64]:
-        """Return items and weight in each of 2^16 bins of 2^shift scores from ``first``."""
+        """Return the number of items and their weight in each of 2^16 bins of width 2^shift, starting at ``first``."""
         inside = self.between(first, first + (1 << shift + BITS_OF_A_ROUND) - 1)
         bins = ((inside.scores - np.uint64(first)) >> np.uint64(shift)).astype(np.int64)
         weights = np.zeros(1 << BITS_OF_A_ROUND, np.int64)
@@ -101,10 +103,10 @@ class Items:
 
 
 class Collection(Protocol):
-    """Items that may lie in many places; asked for little at a time."""
+    """Items that may be spread over many places, queried a little at a time."""
 
     def histogram(self, first: int, shift: int) -> tuple[Int64, Int64]:
-        """Return items and weight in each of 2^16 bins of 2^shift scores from ``first``."""
+        """Return the number of items and their weight in each of 2^16 bins of width 2^shift, starting at ``first``."""
         ...
 
     def between(self, first: int, last: int) -> Items:
@@ -114,13 +116,13 @@ class Collection(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cut:
-    """The chosen items: all with a score below ``below``, and ``extra``, sorted names of further ones."""
+    """The chosen items: all with a score below ``below``, and those named in ``extra`` (sorted)."""
 
     below: int
     extra: UInt64
 
     def chosen(self, scores: UInt64, names: UInt64) -> Bool:
-        """Return which items are chosen, [M]."""
+        """Return which items are chosen, bool [M]."""
         if self.below >> SCORE_BITS:
             return np.ones(len(scores), bool)
         result: Bool = (scores < np.uint64(self.below)) | np.isin(names, self.extra)
@@ -132,16 +134,16 @@ NOTHING = Cut(below=0, extra=np.zeros(0, np.uint64))
 
 
 def fill(items: Collection, budget: int, largest_window: int = LARGEST_WINDOW) -> Cut:
-    """Choose items in the order of (score, name) while they fit into what is left of the budget.
+    """Choose items in the order of (score, name) while they fit into the remaining budget.
 
-    Where the first that does not fit is met, the smaller ones after it still get their chance, among the next
-    ``largest_window`` items. Items in many places are found as by a radix sort from the highest bits down, so that
-    only histograms and that last window travel.
+    After the first item that does not fit, smaller ones among the next ``largest_window`` items are still considered.
+    Items spread over many places are located as in a radix sort, from the highest bits down, so that only histograms
+    and that last window have to be transferred.
 
     Args:
-        items: to choose from; names are distinct.
-        budget: of weight.
-        largest_window: of items to gather.
+        items: items to choose from; names are distinct.
+        budget: total weight.
+        largest_window: most items to gather.
     """
     first, shift, left = 0, SCORE_BITS - BITS_OF_A_ROUND, budget
     while True:

@@ -1,4 +1,4 @@
-"""How molecules are spread over their scaffolds, counted slice by slice. Imports RDKit for the names of the largest."""
+"""How molecules are distributed over scaffolds, counted slice by slice. Uses RDKit to name the largest ones."""
 
 import collections
 import dataclasses
@@ -31,7 +31,7 @@ def runs(values: UInt64) -> tuple[UInt64, Int64, Int64]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Largest:
-    """A large scaffold: its hash, molecules, and where one of them is."""
+    """A large scaffold: its hash, its number of molecules, and where to find one of them."""
 
     scaffold: int
     molecules: int
@@ -41,19 +41,19 @@ class Largest:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scaffolds:
-    """How molecules are spread over scaffolds: molecules of a scaffold → scaffolds with so many, and the largest."""
+    """How molecules are distributed: number of molecules of a scaffold → number of such scaffolds, and the largest."""
 
     sizes: Mapping[int, int] = dataclasses.field(default_factory=dict)
     top: tuple[Largest, ...] = ()
 
     @property
     def number(self) -> int:
-        """Of different scaffolds."""
+        """Number of different scaffolds."""
         return sum(self.sizes.values())
 
     @staticmethod
     def of(table: pa.Table) -> "Scaffolds":
-        """Count molecules whose scaffolds lie together."""
+        """Count molecules that are grouped by scaffold."""
         hashes, starts, sizes = runs(table["scaffold"].to_numpy())
         top = []
         for at in np.lexsort((hashes, -sizes))[:TOP_SCAFFOLDS].tolist():
@@ -63,14 +63,14 @@ class Scaffolds:
         return Scaffolds(sizes=collections.Counter(sizes.tolist()), top=tuple(top))
 
     def plus(self, other: "Scaffolds") -> "Scaffolds":
-        """Return both together; no scaffold may be in both."""
+        """Return the sum of both; no scaffold may be in both."""
         top = sorted((*self.top, *other.top), key=lambda largest: (-largest.molecules, largest.scaffold))
         sizes = collections.Counter(self.sizes)
         sizes.update(other.sizes)
         return Scaffolds(sizes=sizes, top=tuple(top[:TOP_SCAFFOLDS]))
 
     def to_table(self) -> pa.Table:
-        """Return a table of one row."""
+        """Return a table with one row."""
         top = [dataclasses.astuple(largest) for largest in self.top]
         return pa.table(
             {
@@ -83,7 +83,7 @@ class Scaffolds:
 
     @staticmethod
     def from_table(table: pa.Table) -> "Scaffolds":
-        """Read one or more rows back."""
+        """Read one or more rows back, summed."""
         total = Scaffolds()
         for row in table.to_pylist():
             places = np.array(row["place"], np.int64).reshape(-1, 3).tolist()

@@ -34,13 +34,13 @@ class ChunkSelection(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceSelection:
-    """What the rows of one of several sources amount to.
+    """Counts for the rows of one of several sources.
 
     Attributes:
-        first_chunk: of the source.
+        first_chunk: number of the source's first chunk.
         num_read: rows.
-        num_rejected: rows that are no molecule.
-        num_distinct: molecules that no row before has, of this source or of one before it.
+        num_rejected: rows without a valid molecule.
+        num_distinct: molecules that do not occur in an earlier row, of this source or of one before it.
     """
 
     first_chunk: int
@@ -51,24 +51,24 @@ class SourceSelection:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What the curated rows amount to: read = rejected + duplicates + not sampled + kept.
+    """Counts for all curated rows: read = rejected + duplicates + not sampled + kept.
 
     Attributes:
         num_read: rows of all sources.
-        num_rejected: rows that are no molecule.
-        num_duplicates: rows whose molecule came before.
+        num_rejected: rows without a valid molecule.
+        num_duplicates: rows whose molecule had already been read.
         num_not_sampled: distinct molecules left out by temperature sampling.
-        num_kept: molecules selected.
-        num_valid: of those, for validation.
+        num_kept: selected molecules.
+        num_valid: selected molecules for validation.
         num_scaffolds: different scaffolds among the selected; molecules without rings share one.
-        num_single_scaffolds: of those, with one molecule.
-        scaffold_curve: (rank, molecules) of scaffolds from the largest, rank 1, to the smallest; ranks about evenly
+        num_single_scaffolds: scaffolds with a single molecule.
+        scaffold_curve: (rank, molecules) of scaffolds from the largest, rank 1, to the smallest, at ranks about evenly
             spaced in their logarithm.
-        num_conflicting: of the duplicates, those with a label that the molecule kept has not, or has another number of.
+        num_conflicting: duplicates with a label that the stored row lacks or has with another value.
         conflicts: the first of them, in words.
-        num_left_out: conformers of the source that are no geometry of their molecule.
-        top_scaffolds: SMILES of the largest scaffolds, up to ten, and how many selected molecules have each.
-        sources: of a build from several, in their order; empty for one.
+        num_left_out: conformers of the source that are not a plausible geometry of their molecule.
+        top_scaffolds: SMILES of the ten largest scaffolds, and how many selected molecules have each.
+        sources: counts by source for a build from several, in their order; empty for one.
     """
 
     num_read: int
@@ -91,7 +91,7 @@ class Selection:
         assert self.num_read == left_out + self.num_kept, self
 
     def chunks(self, work: Path) -> Iterator[ChunkSelection]:
-        """Yield the selected rows chunk by chunk, in order, holding one part in memory at a time."""
+        """Yield the selected rows chunk by chunk, in order, with one part in memory at a time."""
         for path in sorted((work / SELECTED).glob("part-*.parquet")):
             table = pq.read_table(path, schema=PART_SCHEMA)
             columns = [table[name].to_numpy() for name in PART_SCHEMA.names]
@@ -102,7 +102,7 @@ class Selection:
 
 
 def read_selection(work: Path) -> Selection | None:
-    """Return the selection of a build, or None while it is not done."""
+    """Return the selection of a build, or None if it is not done yet."""
     path = work / SELECTED / SUMMARY_NAME
     if not path.is_file():
         return None
@@ -116,5 +116,5 @@ def commit_part(work: Path, number: int, rows: pa.Table) -> None:
 
 
 def commit_selection(work: Path, selection: Selection) -> None:
-    """Write the summary, which ends the selection."""
+    """Write the summary, which marks the selection as done."""
     write_json(work / SELECTED / SUMMARY_NAME, strict.to_tree(selection))

@@ -1,7 +1,7 @@
-"""What only the whole set can tell: first occurrences, scaffold sizes, sample and validation split. Imports no Ray.
+"""Decisions that need the whole set: first occurrences, scaffold sizes, sample and validation split. Imports no Ray.
 
-Four passes over hashes of all rows (32 bytes each, never the molecules). Each pass is a function of a slice of the set,
-dealt into buckets by a hash, so that memory holds one bucket at a time; a ``SliceRunner`` brings the slices together.
+Four passes run over the hashes of all rows (32 bytes each, never the molecules). Each pass works on slices of the set,
+dealt into buckets by a hash so that only one bucket is in memory at a time; a ``SliceRunner`` groups the buckets.
 
     curated files   → by molecule → distinct/: the first row with each key in the source's order
     distinct/       → by scaffold → ranked/:   its molecules in their order of sampling, with their scores
@@ -46,38 +46,38 @@ from unimol_scale.common.files import commit_file
 
 T = TypeVar("T")
 BUCKET, DISTINCT, RANKED = "bucket", "distinct", "ranked"
-# Rows of a bucket: 32 MB of hashes, ten times that while they are sorted.
+# Rows per bucket: 32 MB of hashes, and ten times that while they are sorted.
 BUCKET_ROWS = 1_000_000
-# A scaffold larger than this part of the validation budget stays in train, so that validation sees many scaffolds.
+# A scaffold larger than this fraction of the validation budget stays in train, so that validation sees many scaffolds.
 LARGEST_SCAFFOLD_SHARE = 4
 RANK_STREAM, SAMPLE_STREAM, SPLIT_STREAM = 1, 2, 3
 
 
 class SliceRunner(Protocol):
-    """Applies functions to slices of the set, here or elsewhere, in any order."""
+    """Applies functions to slices of the set, in this process or elsewhere, in any order."""
 
     def each(self, function: Callable[[T], pa.Table], items: Sequence[T]) -> Iterator[pa.Table]:
-        """Yield the function's table of every item."""
+        """Yield ``function(item)`` for every item."""
         ...
 
     def shuffle(
         self, read: Callable[[T], pa.Table], items: Sequence[T], reduce: Callable[[pa.Table], pa.Table], buckets: int
     ) -> Iterator[pa.Table]:
-        """Bring the rows that were read together by their column "bucket"; yield the result of each bucket."""
+        """Group the rows by their column "bucket" and yield the result of ``reduce`` for each bucket."""
         ...
 
 
 class InProcess:
-    """Does everything at once in this process: for sets of one bucket."""
+    """Does everything at once in this process, for sets that fit in one bucket."""
 
     def each(self, function: Callable[[T], pa.Table], items: Sequence[T]) -> Iterator[pa.Table]:
-        """Yield the function's table of every item."""
+        """Yield ``function(item)`` for every item."""
         return map(function, items)
 
     def shuffle(
         self, read: Callable[[T], pa.Table], items: Sequence[T], reduce: Callable[[pa.Table], pa.Table], buckets: int
     ) -> Iterator[pa.Table]:
-        """Bring the rows that were read together by their column "bucket"; yield the result of each bucket."""
+        """Group the rows by their column "bucket" and yield the result of ``reduce`` for each bucket."""
         if not items:
             return
         table = pa.concat_tables(map(read, items))
@@ -88,7 +88,7 @@ class InProcess:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ValidationGroups:
-    """Which groups are for validation: those no larger than ``largest`` that are in the cut."""
+    """The groups for validation: those that are in the cut and no larger than ``largest``."""
 
     cut: Cut = NOTHING
     largest: int = 0
@@ -99,11 +99,12 @@ class Passes:
     """The passes of one build.
 
     Attributes:
-        work: directory of the build; every process that runs a pass sees it.
-        config: of the build.
-        labels: names of the sources' labels; asked for here, since a process that runs a pass may lack a user's source.
-        bucket_rows: of the set that lie in one bucket, on average.
-        largest_window: of items that are gathered in one place.
+        work: work directory of the build; every process that runs a pass sees it.
+        config: configuration of the build.
+        labels: names of the sources' labels; determined here, since a process that runs a pass may lack a user's
+            source.
+        bucket_rows: average number of rows in a bucket.
+        largest_window: most items gathered in one place.
     """
 
     work: Path
@@ -151,11 +152,11 @@ class Passes:
         return selection
 
     def num_rows(self) -> int:
-        """Return how many rows were curated; the names of the pieces tell."""
+        """Return how many rows were curated, which the names of the pieces contain."""
         return sum(piece.last - piece.first for piece in done_pieces(self.work, CURATED))
 
     def num_buckets(self, rows: int) -> int:
-        """Return into how many buckets so many rows are dealt."""
+        """Return the number of buckets for a number of rows."""
         return max(1, -(-rows // self.bucket_rows))
 
     def _folder(self, name: str) -> Path:
@@ -176,7 +177,7 @@ class Passes:
         def read(group: int) -> pa.Table:
             table = read_hashes(self.work, group, with_labels=bool(self.labels))
             keys = table["key"].to_numpy()
-            # Rejected rows travel along to be counted; without a key they are dealt by their chunk.
+            # Rejected rows are passed along to be counted; since they have no key, they are dealt by chunk.
             spread = np.where(table["rejected"].to_numpy(), table["chunk"].to_numpy().astype(np.uint64), keys)
             return table.append_column(BUCKET, pa.array((spread % np.uint64(buckets)).astype(np.int64)))
 
@@ -214,7 +215,7 @@ class Passes:
         )
 
     def _rank(self, runner: SliceRunner, num_distinct: int) -> None:
-        """Put the molecules of each scaffold together, and give them the scores by which they are sampled."""
+        """Group the molecules of each scaffold, and compute the scores by which they are sampled."""
         buckets = self.num_buckets(num_distinct)
         seed, temperature = self.config.seed, self.config.curate.temperature
 
@@ -246,7 +247,7 @@ class Passes:
         )
 
     def _sampled(self, path: str, sample: Cut) -> pa.Table:
-        """Read ranked molecules that are in the sample; those of a scaffold stay together."""
+        """Read the ranked molecules that are in the sample, grouped by scaffold."""
         table = pq.read_table(path)
         if sample is EVERYTHING or "score" not in table.column_names:
             return table
@@ -262,7 +263,7 @@ class Passes:
         return total
 
     def _groups(self, table: pa.Table) -> tuple[UInt64, Int64]:
-        """Return the group of each molecule that must not be split, [M], and that group's size, [M]."""
+        """Return, for each molecule [M], the group that must not be split and the size of that group."""
         if self.config.curate.split == "random":
             return table["key"].to_numpy(), np.ones(len(table), np.int64)
         scaffolds = table["scaffold"].to_numpy()
@@ -270,9 +271,9 @@ class Passes:
         return scaffolds, np.repeat(sizes, sizes)
 
     def _split(self, runner: SliceRunner, sample: Cut, scaffolds: Scaffolds, num_kept: int) -> ValidationGroups:
-        """Choose groups for validation: in the order of a hash, while they fit into what is left of the budget.
+        """Choose groups for validation in the order of a hash, while they fit into the remaining budget.
 
-        The budget is ``valid_count``, or ``valid_fraction`` of the molecules, at least one group, where there are two.
+        The budget is ``valid_count``, or ``valid_fraction`` of the molecules; at least one group if there are two.
         """
         curate, seed = self.config.curate, self.config.seed
         by_scaffold = curate.split == "scaffold"
@@ -295,7 +296,7 @@ class Passes:
         )
 
     def _write(self, runner: SliceRunner, sample: Cut, split: ValidationGroups) -> tuple[int, int]:
-        """Write the parts; return how many rows they have and how many of them are for validation."""
+        """Write the parts; return their number of rows, and how many of these are for validation."""
         chunks_per_part = max(1, self.bucket_rows // self.config.task_size)
         seed = self.config.seed
 
@@ -320,12 +321,12 @@ class Passes:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Deduplicated:
-    """What the first pass found.
+    """The result of the first pass.
 
     Attributes:
         of_sources: rows of each source.
-        conflicts: duplicates whose labels contradict the row that is kept.
-        num_left_out: conformers of the sources that are no geometry of their molecule.
+        conflicts: duplicates whose labels contradict the stored row.
+        num_left_out: conformers of the sources that are not a plausible geometry of their molecule.
     """
 
     of_sources: tuple[SourceSelection, ...]
@@ -333,7 +334,7 @@ class _Deduplicated:
     num_left_out: int
 
     def total(self, name: str) -> int:
-        """Return a count, such as "read", over all sources."""
+        """Return a count, such as "read", summed over all sources."""
         return sum(getattr(source, f"num_{name}") for source in self.of_sources)
 
 
@@ -355,8 +356,8 @@ class Spread:
     items: Callable[[str], Items]
 
     def histogram(self, first: int, shift: int) -> tuple[Int64, Int64]:
-        """Return items and weight in each of 2^16 bins of 2^shift scores from ``first``."""
-        items = self.items  # the runner itself does not travel
+        """Return the number of items and their weight in each of 2^16 bins of width 2^shift, starting at ``first``."""
+        items = self.items  # so that the runner itself is not pickled
 
         def count(path: str) -> pa.Table:
             counts, weights = items(path).histogram(first, shift)

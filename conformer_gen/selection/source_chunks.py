@@ -1,6 +1,6 @@
-"""Which chunks of a build from several sources are of which: no chunk has rows of two. Imports NumPy.
+"""Which chunks belong to which source in a build from several; no chunk has rows of two sources. Imports NumPy.
 
-first_chunks.json    number of the first chunk of each source; written when all rows were read
+first_chunks.json    number of the first chunk of each source; written once all rows are read
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ FIRST_CHUNKS_NAME = "first_chunks.json"
 
 
 def commit_first_chunks(work: Path, first: Sequence[int]) -> None:
-    """Write the number of the first chunk of each source; of one without rows, that of the next."""
+    """Write the number of each source's first chunk; a source without rows has that of the next source."""
     write_json(work / FIRST_CHUNKS_NAME, {"first_chunks": list(first)})
 
 
 def read_first_chunks(work: Path, num_sources: int) -> tuple[int, ...]:
-    """Return the number of the first chunk of each source; one source has all chunks."""
+    """Return the number of each source's first chunk; a single source has all chunks."""
     if num_sources == 1:
         return (0,)
     first: list[int] = read_json(work / FIRST_CHUNKS_NAME)["first_chunks"]
@@ -29,10 +29,10 @@ def read_first_chunks(work: Path, num_sources: int) -> tuple[int, ...]:
 
 
 def rows_by_source(chunks: Int64, first: Sequence[int]) -> Int64:
-    """Count rows by the source that they are of.
+    """Count rows by source.
 
     Args:
-        chunks: [R] of each row.
+        chunks: [R] chunk of each row.
         first: [S] first chunk of each source, ascending.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Which column of a table is what, and the numbers in columns of labels. Imports nothing that reads."""
+"""Finds the columns of a table by their roles, and checks the numbers in label columns. Imports no readers."""
 
 import math
 import re
@@ -13,13 +13,13 @@ MISSING = ("", "nan", "na", "n/a", "null", "none")
 
 
 def find_column(where: str, names: Sequence[str], wanted: str | None, usual: Sequence[str]) -> int | None:
-    """Return the place of the column asked for, else of the first usual name present, else None.
+    """Return the index of the requested column, or else of the first usual name present, or else None.
 
     Raises:
-        SourceError: the column asked for is not there, or its name is there twice.
+        SourceError: the requested column does not exist, or its name occurs twice.
     """
     if wanted is not None:
-        if wanted not in names:  # as a name with a line break is typed on one line
+        if wanted not in names:  # a name with a line break is typed on one line
             wanted = next((name for name in names if name.split() == wanted.split()), wanted)
         if wanted not in names:
             raise SourceError(f"{where} has no column {wanted!r}; {nearest(wanted, names)}")
@@ -31,10 +31,10 @@ def find_column(where: str, names: Sequence[str], wanted: str | None, usual: Seq
 
 
 def find_smiles(where: str, names: Sequence[str], wanted: str | None) -> int:
-    """Return the place of the SMILES column: the one asked for, else the only one with a usual name.
+    """Return the index of the SMILES column: the requested one, or else the only one with a usual name.
 
     Raises:
-        SourceError: there is none, or several could be meant: they need not hold the same molecules.
+        SourceError: there is none, or several could be meant, which need not contain the same molecules.
     """
     place = find_column(where, names, wanted, ())
     if place is not None:
@@ -42,47 +42,48 @@ def find_smiles(where: str, names: Sequence[str], wanted: str | None) -> int:
     usual = [name for name in names if name.lower().strip() in SMILES_NAMES]
     if len(usual) == 1:
         return names.index(usual[0])
-    remedy = "say which with --smiles-column (of a build: source.smiles_column=)"
+    remedy = "choose one with --smiles-column (in a build: source.smiles_column=)"
     if usual:
         raise SourceError(f"{where}: the columns {', '.join(usual)} may all be SMILES; {remedy}, or rename all but one")
     raise SourceError(
-        f"{where}: none of the columns {', '.join(names)[:500]} is named as SMILES; {remedy}, or give a header in the "
-        "first line"
+        f"{where}: none of the columns {', '.join(names)[:500]} has a usual name for SMILES; {remedy}, or give a "
+        "header in the first line"
     )
 
 
 def find_labels(where: str, names: Sequence[str], labels: Mapping[str, str]) -> list[int]:
-    """Return the places of the label columns, in the order of ``labels``.
+    """Return the indices of the label columns, in the order of ``labels``.
 
     Raises:
-        SourceError: one is not there.
+        SourceError: a label column does not exist.
     """
     places = [find_column(where, names, label, ()) for label in labels]
     return [place for place in places if place is not None]
 
 
 def number(value: object, where: str) -> float:
-    """Return a label; NaN where it is missing (empty, NA, NaN, null or none).
+    """Return a label as a number; NaN where it is missing (empty, NA, NaN, null or none).
 
     Raises:
-        SourceError: it is something else than a finite number; the message begins with ``where``.
+        SourceError: it is not a finite number; the message begins with ``where``.
     """
     if value is None or (isinstance(value, str) and value.strip().lower() in MISSING):
         return math.nan
     try:
-        if isinstance(value, str) and "_" in value:  # Python reads 1_000 as a number; nobody writes one so in a table
+        # Python reads 1_000 as a number, but tables do not use that spelling.
+        if isinstance(value, str) and "_" in value:
             raise ValueError(value)
         result = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         result = math.inf
     if math.isinf(result):
-        remedy = "mend it, or leave it empty where it is missing"
+        remedy = "correct it, or leave it empty if it is missing"
         if has_decimal_comma(value):
-            remedy = "write decimals with a point, not with a comma"
+            remedy = "write decimals with a point, not a comma"
         raise SourceError(f"{where} is {value!r}, which is not a number; {remedy}")
     return result
 
 
 def has_decimal_comma(value: object) -> bool:
-    """Return whether a value is a number in which a comma stands where a point should."""
+    """Return whether a value is a number with a decimal comma."""
     return isinstance(value, str) and DECIMAL_COMMA.fullmatch(value.strip()) is not None

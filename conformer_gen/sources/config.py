@@ -18,21 +18,21 @@ class SourceConfig:
 
     Attributes:
         name: kind of source: sample, zinc20, smiles, csv, parquet, sdf, pcqm4mv2, qm9, unimol-lmdb, xyz, ase-db, hdf5,
-            geom, md17, mol2, or package.module:Name of one of your own; "sample" is the NCI set inside the RDKit wheel
-            and needs no input.
+            geom, md17, pdb-ligands, mol2, or package.module:Name of one of your own; "sample" is the NCI set inside the
+            RDKit wheel and needs no input.
         input: files, directories (searched recursively for the source's suffixes), tar archives, ``.uri`` lists and
             ``.wget`` or ``.curl`` scripts, http(s), s3 or gs URLs; for zinc20 also tranches such as CDAA or C[A-D]A?.
-        limit: read no more rows than this: the first ones, which are rarely like the others.
-        sample: draw so many rows at random from all, by the seed of the build; every input is read to its end.
-        smiles_column: name of the SMILES column, or its number from 1 in lines without a header (zinc20, smiles); None
-            finds it by the usual names, and takes the first column of lines without a header.
-        id_column: likewise of the identifier column; rows are named after file and row without one.
-        labels: columns (of csv and parquet), data fields (of sdf), targets (of unimol-lmdb) or what frames have (xyz,
-            ase-db, hdf5) that hold a number for each molecule, and the unit of each.
-        base_url: of zinc20's tranches; the file of tranche CDAA is <base_url>/CD/CDAA.smi.
-        missing_ok: pass over URLs that do not exist; not every tranche does.
-        geometry: of a source whose files have coordinates: "keep" them, or "make" conformers as for rows without any.
-        frames: of xyz, ase-db, hdf5, geom and md17: how frames become molecules with conformers.
+        limit: read at most this many rows, from the beginning; the first rows are rarely representative.
+        sample: draw this many rows at random from all, by the seed of the build; every input is read to its end.
+        smiles_column: name of the SMILES column, or its number from 1 in lines without a header (zinc20, smiles). None
+            looks for the usual names, and uses the first column of lines without a header.
+        id_column: the same for the identifier column; without one, rows are named after file and row.
+        labels: columns (of csv and parquet), data fields (of sdf), targets (of unimol-lmdb) or properties of frames
+            (xyz, ase-db, hdf5) that hold one number per molecule, and the unit of each.
+        base_url: URL of zinc20's tranches; the file of tranche CDAA is <base_url>/CD/CDAA.smi.
+        missing_ok: skip URLs that do not exist, since not every tranche does.
+        geometry: for a source whose files have coordinates: "keep" them, or "make" conformers as for rows without any.
+        frames: of xyz, ase-db, hdf5, geom, md17 and pdb-ligands: how frames become molecules with conformers.
     """
 
     name: str
@@ -54,7 +54,7 @@ class SourceConfig:
         if self.sample is not None and self.sample < 1:
             raise ConfigError(f"sample must be at least 1, got {self.sample}")
         if self.limit is not None and self.sample is not None:
-            raise ConfigError("limit takes the first rows and sample draws from all: give one of the two")
+            raise ConfigError("limit takes the first rows, but sample draws from all: give only one of them")
         kind = self.kind
         if kind.bundled is not None and self.input:
             raise ConfigError(f"the source {self.name!r} has a file of its own and takes no --input")
@@ -76,12 +76,12 @@ class SourceConfig:
 
     @property
     def kind(self) -> Source:
-        """The entry of the source. Code of a user's own is imported, so the workers of a build do not ask for it."""
+        """The registry entry of the source. It imports a user's own code, so workers of a build must not ask for it."""
         return SOURCES.entry(self.name)
 
     @property
     def resolved_frames(self) -> FramesConfig | None:
-        """How frames are read, with the format's own units, names and theory; None for a source of other rows."""
+        """How frames are read, with open values filled in from the format; None for other sources."""
         return self.kind.frames.resolved(self.frames) if self.kind.frames is not None else None
 
     @property
@@ -91,7 +91,7 @@ class SourceConfig:
 
     @property
     def may_lack_geometry(self) -> bool:
-        """Whether there can be rows for which coordinates are made."""
+        """Whether coordinates may have to be made for some rows."""
         return self.kind.may_lack_geometry or self.geometry == "make"
 
 

@@ -1,4 +1,4 @@
-"""What a build is told of files of frames, elements with coordinates: the keys ``source.frames.*``."""
+"""The settings ``source.frames.*`` for files of frames, that is elements with coordinates."""
 
 import dataclasses
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 from conformer_gen.sources.frame_units import STORE_UNITS, to_store
 from unimol_scale.errors import ConfigError, nearest
 
-# What a frame can have: numbers (elements), the quantities with units, the net charge, and what it is called.
+# What a frame can have: numbers (elements), the quantities with units, the net charge, and names.
 FIELDS = ("numbers", *STORE_UNITS, "charge", "smiles", "name")
 LARGEST_GROUP = 10_000
 
@@ -16,22 +16,23 @@ class FramesConfig:
     """How frames become molecules with conformers.
 
     Attributes:
-        group: which frames, one after another and of the same elements, are conformers of one molecule: those of one
-            "name", one "smiles", or one "graph" (the same atoms are neighbours); "none" makes a molecule of each. None:
-            the first of the three that the frames have. A molecule that comes again later is a duplicate.
-        most: frames of one molecule that are read, equally spaced where a file says how many there are; further ones
-            are a row of their own, and thereby a duplicate.
-        cell: of frames with a unit cell: "refuse" them, since their molecules may go on in the next cell, or "ignore"
-            the cell.
-        charge: net charge of every frame that has none of its own, where bonds are to be perceived; None: it is
-            searched.
+        group: which consecutive frames with the same elements are conformers of one molecule: those with the same
+            "name", the same "smiles", or the same "graph" (the same atoms are neighbours); "none" makes each frame a
+            molecule. None: the first of the three that the frames have. A molecule that occurs again later is a
+            duplicate.
+        most: most frames read per molecule, evenly spaced if the file states their number; further frames form a row of
+            their own, which becomes a duplicate.
+        cell: what to do with frames that have a unit cell: "refuse" them, since their molecules may continue in the
+            next cell, or "ignore" the cell.
+        charge: net charge of frames that have none of their own, if bonds have to be perceived; None: it is searched
+            for.
         origin: what made the geometry, for ``conformer_origin``: "dft" or "file" (anything else); None: as the source
-            says.
-        theory: level of theory, such as "wB97M-D3BJ/def2-TZVPPD", kept in the manifest; "": as the source says.
-        provenance: where the files come from, such as a DOI, kept in the manifest.
-        units: quantity → unit in the files, where it is not the source's usual one.
-        fields: of what a frame can have → what it is called in the files, where it is not the source's usual name.
-        keep: labels of atoms that go into the store: "forces", "charges".
+            states.
+        theory: level of theory, such as "wB97M-D3BJ/def2-TZVPPD", recorded in the manifest; "": as the source states.
+        provenance: where the files come from, such as a DOI, recorded in the manifest.
+        units: quantity → unit in the files, if it is not the source's usual one.
+        fields: property of a frame → its name in the files, if it is not the source's usual one.
+        keep: atom labels to put into the store: "forces", "charges".
     """
 
     group: Literal["name", "smiles", "graph", "none"] | None = None
@@ -56,7 +57,8 @@ class FramesConfig:
             if field not in FIELDS:
                 raise ConfigError(f"source.frames.fields: unknown {field!r}; {nearest(field, FIELDS)}")
         if self.keep:
-            from unimol_scale.store.schema import ATOM_LABELS  # here, because it loads NumPy, and help shall not wait
+            # Here, because it loads NumPy, which would slow down help.
+            from unimol_scale.store.schema import ATOM_LABELS
 
             for label in self.keep:
                 if label not in ATOM_LABELS:
@@ -67,12 +69,12 @@ class FramesConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FrameFormat:
-    """What a source of frames says of its files, where ``FramesConfig`` says nothing else.
+    """Defaults that a source of frames sets for its files, unless ``FramesConfig`` overrides them.
 
     Attributes:
         units: quantity → unit.
-        fields: of what a frame can have → what it is called; what is not here, the files have not.
-        theory: level of theory, "" where files of the format differ.
+        fields: property of a frame → its name; properties that are not listed do not occur in the files.
+        theory: level of theory, "" if it differs between files of the format.
         origin: "dft" or "file".
     """
 
@@ -82,7 +84,7 @@ class FrameFormat:
     origin: Literal["dft", "file"] = "file"
 
     def resolved(self, config: FramesConfig) -> FramesConfig:
-        """Return the settings with this format's in place of what is open."""
+        """Return the settings with open values filled in from this format."""
         return dataclasses.replace(
             config,
             units={**self.units, **config.units},

@@ -1,5 +1,7 @@
 """Units of what frames carry: which quantities there are, the store's unit of each, and how others are converted."""
 
+import functools
+
 from unimol_scale.common.text.physical_units import ENERGIES, LENGTHS, spelt
 from unimol_scale.errors import ConfigError, nearest
 
@@ -14,6 +16,7 @@ STORE_UNITS = {
 _CHARGES = {"e": 1.0}
 
 
+@functools.cache
 def to_store(quantity: str, unit: str) -> float:
     """Return by what a quantity in a unit is multiplied to have the store's unit.
 

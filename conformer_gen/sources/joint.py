@@ -1,7 +1,7 @@
-"""Several sources as one: tags that tell them apart, labels of all of them, and rows that carry both.
+"""Several sources as one: tags that distinguish them, the labels of all, and rows that carry both.
 
-A build from one source has its rows as they are. Of several, every row is named ``tag:id`` and has the labels of all
-sources, NaN where its own has none of that name.
+A build from one source uses its rows as they are. With several, every row is named ``tag:id`` and has the labels of all
+sources, NaN where its own source has none of that name.
 """
 
 import dataclasses
@@ -19,22 +19,22 @@ from unimol_scale.errors import ConfigError
 
 
 def source_tags(sources: Sequence[SourceConfig]) -> tuple[str, ...]:
-    """Return a distinct short name of each source: that of its kind, with its place in the list where kinds repeat."""
+    """Return a distinct short name for each source: that of its kind, with its number in the list if kinds repeat."""
     return _distinct([source.kind.name for source in sources])
 
 
 def _distinct(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names; if any occurs twice, each with its place, which makes them distinct."""
+    """Return the names; if any occurs twice, all get their number in the list, which makes them distinct."""
     if len(set(names)) == len(names):
         return tuple(names)
     return tuple(f"{name}-{place}" for place, name in enumerate(names, start=1))
 
 
 def joint_label_units(sources: Sequence[SourceConfig]) -> dict[str, str]:
-    """Return the labels that rows of any of the sources carry and their units, in the order of their first occurrence.
+    """Return the labels that rows of any of the sources carry, with units, in the order of their first occurrence.
 
     Raises:
-        ConfigError: two sources give a label of one name in different units, which one column cannot hold.
+        ConfigError: two sources have a label of the same name in different units, which one column cannot hold.
     """
     units: dict[str, str] = {}
     owner: dict[str, str] = {}
@@ -43,23 +43,23 @@ def joint_label_units(sources: Sequence[SourceConfig]) -> dict[str, str]:
             if units.setdefault(label, unit) != unit:
                 raise ConfigError(
                     f"sources: the label {label!r} is in {units[label] or 'no unit'} in {owner[label]} and in "
-                    f"{unit or 'no unit'} in {tag}; one column holds one unit: build them apart, or, where labels can "
-                    "be chosen, rename the column"
+                    f"{unit or 'no unit'} in {tag}; one column holds one unit: build separate stores, or, where "
+                    "labels can be chosen, rename the column"
                 )
             owner.setdefault(label, tag)
     return units
 
 
 def read_sources(sources: Sequence[SourceConfig], downloads: Path | None, seed: int) -> list[Iterator[SourceMolecule]]:
-    """Return the rows of each source, in the order in which they are given.
+    """Return the rows of each source, in the order of the sources.
 
     Args:
         sources: one or more.
-        downloads: directory for the files of URLs; those of a source are fetched when its rows are asked for.
-        seed: of samples.
+        downloads: directory for the files of URLs; those of a source are downloaded when its rows are read.
+        seed: seed of samples.
 
     Raises:
-        SourceError: an input cannot be found, fetched, or read as what it claims to be.
+        SourceError: an input cannot be found, downloaded, or read in its format.
     """
     if len(sources) == 1:
         return [read_source(sources[0], downloads, seed)]
@@ -73,7 +73,7 @@ def read_sources(sources: Sequence[SourceConfig], downloads: Path | None, seed: 
 def _tagged(
     rows: Iterator[SourceMolecule], tag: str, labels: Sequence[str], own: Sequence[str]
 ) -> Iterator[SourceMolecule]:
-    """Yield rows under the name of their source, with all labels; a row with a problem may lack its own."""
+    """Yield rows named after their source, with all labels; a row with a problem may lack its own."""
     at = [own.index(label) if label in own else None for label in labels]
     for row in rows:
         values = (math.nan if n is None or n >= len(row.labels) else row.labels[n] for n in at)
@@ -81,7 +81,7 @@ def _tagged(
 
 
 def _read_with_file_names(config: SourceConfig, downloads: Path | None, seed: int) -> Iterator[SourceMolecule]:
-    """Read a source; where ids are unique inside a file only and there are several, the file's name stands first."""
+    """Read a source; if ids are unique only within a file and there are several files, prefix them with its name."""
     places = locate(config)
     if not config.kind.ids_in_files or len(places) == 1:
         return read_source(config, downloads, seed)

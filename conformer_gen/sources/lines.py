@@ -1,4 +1,4 @@
-"""SMILES files: one molecule a line; header or none; tabs, commas or spaces; names or none."""
+"""SMILES files: one molecule per line, with or without a header; tabs, commas or spaces; with or without names."""
 
 import re
 from collections.abc import Iterator
@@ -11,16 +11,16 @@ from conformer_gen.sources.source import Source, SourceSettings
 from unimol_scale.common.text.delimited import EXCEL_SEPARATOR, place_of
 from unimol_scale.errors import SourceError
 
-MARK = "\ufffd"  # what bytes that are not UTF-8 are decoded to
-EXTENSION = re.compile(r"\s+(\|[^|]*\|)")  # ChemAxon's, between SMILES and name
-DEPICTION = re.compile(r"\|\([^)]*\)\|")  # an extension of nothing but coordinates
+MARK = "\ufffd"  # replaces bytes that are not UTF-8 when text is decoded
+EXTENSION = re.compile(r"\s+(\|[^|]*\|)")  # ChemAxon's extension, between SMILES and name
+DEPICTION = re.compile(r"\|\([^)]*\)\|")  # an extension that contains only coordinates
 
 
 def read_lines(stream: TextStream, config: SourceSettings) -> Iterator[SourceMolecule]:
-    """Yield one row for each line that is neither blank, nor a comment (#), nor the header; others are not counted.
+    """Yield one row for each line except blank lines, comments (#) and the header, which are not counted.
 
     Raises:
-        SourceError: the columns asked for are not there.
+        SourceError: the requested columns do not exist.
     """
     smiles_at, id_at, width, row = 0, 1, 0, 0
     first = True
@@ -31,7 +31,9 @@ def read_lines(stream: TextStream, config: SourceSettings) -> Iterator[SourceMol
         if first:
             first = False
             if EXCEL_SEPARATOR.fullmatch(line.strip()):
-                raise SourceError(f"{stream.name} is a table for Excel (sep=…): read it as csv, with a name in .csv")
+                raise SourceError(
+                    f"{stream.name} is a table for Excel (sep=…): give it a name that ends in .csv and read it as csv"
+                )
             is_header = _is_header(fields, config)
             smiles_at, id_at = (_named if is_header else _numbered)(stream.name, fields, config)
             if is_header:
@@ -43,23 +45,23 @@ def read_lines(stream: TextStream, config: SourceSettings) -> Iterator[SourceMol
         problem = smiles_problem(smiles)
         problem = problem and f"{stream.name}: {place_of(row, number)}: {problem}"
         if len(fields) < width and line[-1] != "\n":
-            problem = f"{stream.name} ends in the middle of line {number}: {len(fields)} of {width} columns"
+            problem = f"{stream.name} ends in the middle of line {number}, with {len(fields)} of {width} columns"
         yield SourceMolecule(id=name or f"{stream.stem}:{row}", smiles=smiles, problem=problem)
 
 
 def smiles_problem(smiles: str) -> str:
-    """Return what keeps a text from being a SMILES of any kind; RDKit would read up to a NUL and stop there."""
+    """Return why a text cannot be any SMILES, or ""; RDKit would read only up to a NUL."""
     if smiles.isascii() and smiles.isprintable():
         return ""
     if MARK in smiles:
-        return "the SMILES holds bytes that are not UTF-8; save the file as UTF-8"
-    return "the SMILES holds characters that are not printable ASCII"
+        return "the SMILES contains bytes that are not UTF-8; save the file as UTF-8"
+    return "the SMILES contains characters that are not printable ASCII"
 
 
 def split(line: str) -> list[str]:
-    """Split a line at tabs, else at commas, else at white space; none of them can stand in a SMILES.
+    """Split a line at tabs, or else at commas, or else at white space; a SMILES can contain none of them.
 
-    ChemAxon's extension, which can hold commas, stays with the SMILES before it, unless it is only a depiction.
+    ChemAxon's extension, which may contain commas, stays with its SMILES unless it is only a depiction.
     """
     extension = EXTENSION.search(line) if "|" in line else None
     if extension is None:
@@ -81,13 +83,13 @@ def _split(line: str) -> list[str]:
 
 
 def _is_header(fields: list[str], config: SourceSettings) -> bool:
-    """A line is a header if a usual name, or the one asked for, is among its fields; none of these is a SMILES."""
+    """Return whether a line is a header: one of its fields is a usual or requested column name, which no SMILES is."""
     names = {field.strip().lower() for field in fields}
     return bool(names & set(SMILES_NAMES)) or config.smiles_column in fields
 
 
 def _named(where: str, fields: list[str], config: SourceSettings) -> tuple[int, int]:
-    """Return the places of SMILES and name in lines with this header; one past the end for no name."""
+    """Return the indices of SMILES and name under this header; for no name, one past the end."""
     names = [field.strip() for field in fields]
     smiles_at = _place(config.smiles_column)
     id_at = _place(config.id_column)
@@ -99,7 +101,7 @@ def _named(where: str, fields: list[str], config: SourceSettings) -> tuple[int, 
 
 
 def _numbered(where: str, fields: list[str], config: SourceSettings) -> tuple[int, int]:
-    """Return the places in lines without a header: as asked for, else SMILES first and the name beside it."""
+    """Return the indices in lines without a header: as requested, or else SMILES first and the name beside it."""
     for wanted in (config.smiles_column, config.id_column):
         if wanted is not None and _place(wanted) is None:
             raise SourceError(f"{where} has no header with a column {wanted!r}; give the column's number, from 1")
@@ -111,7 +113,7 @@ def _numbered(where: str, fields: list[str], config: SourceSettings) -> tuple[in
 
 
 def _place(wanted: str | None) -> int | None:
-    """Return the place, from 0, of a column given by its number, from 1."""
+    """Return the index, from 0, of a column given by its number, from 1."""
     return int(wanted) - 1 if wanted is not None and wanted.isdecimal() and int(wanted) > 0 else None
 
 

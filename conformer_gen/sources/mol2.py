@@ -15,8 +15,10 @@ def read_mol2(stream: TextStream, config: SourceSettings) -> Iterator[SourceMole
     for at, record in enumerate(_records(stream), start=1):
         name = f"{stream.stem}:{at}"
         lines = record.split("\n", 2)
-        title = lines[1].strip() if len(lines) > 1 else ""
+        title = lines[1].strip() if len(lines) > 1 and record.startswith(MOL2_RECORD) else ""
         problem = "" if "@<TRIPOS>ATOM" in record else f"record {at} of {stream.name} has no atoms: is it cut off?"
+        if not record.startswith(MOL2_RECORD):
+            problem = f"{stream.name} begins with {record[:50].strip()!r}, no {MOL2_RECORD}"
         if len(record) > LONGEST_RECORD:
             record, problem = "", f"record {at} of {stream.name} has more than {LONGEST_RECORD:,} characters"
         yield SourceMolecule(
@@ -25,16 +27,18 @@ def read_mol2(stream: TextStream, config: SourceSettings) -> Iterator[SourceMole
 
 
 def _records(stream: TextStream) -> Iterator[str]:
-    """Yield the text of each record; what stands before the first is a comment."""
-    lines: list[str] | None = None
+    """Yield the text of each record without comments, of a long one the beginning, and what stands before the first."""
+    lines: list[str] = []
+    length = 0
     for line in stream.text:
         if line.startswith(MOL2_RECORD):
-            if lines is not None:
+            if lines:
                 yield "".join(lines)
-            lines = []
-        if lines is not None and not line.startswith("#"):
+            lines, length = [], 0
+        if not line.startswith("#") and length <= LONGEST_RECORD and (lines or line.strip()):
             lines.append(line)
-    if lines is not None:
+            length += len(line)
+    if lines:
         yield "".join(lines)
 
 

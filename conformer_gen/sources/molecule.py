@@ -1,24 +1,24 @@
-"""What every source yields: one row, as the source has it; and why a row is not a molecule. Imports NumPy only."""
+"""The row that every source yields, and why a row is not a molecule. Imports NumPy only."""
 
 import dataclasses
 from collections.abc import Mapping
 
 from unimol_scale.store.schema import Float32
 
-MOL2_RECORD = "@<TRIPOS>MOLECULE"  # how the record of a MOL2 file begins
+MOL2_RECORD = "@<TRIPOS>MOLECULE"  # the beginning of a MOL2 record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """Coordinates that come with a row and are kept, not made again.
+    """Coordinates that come with a row and are kept rather than made.
 
     Attributes:
-        symbols: element of each of n atoms, hydrogens included as the source has them.
+        symbols: element of each of n atoms, with whatever hydrogens the source has.
         positions: [k, n, 3] Å.
         origins: [k] codes of ``ConformerOrigin``.
-        energies: [k] kcal/mol, NaN where the source has none; empty where it has none at all.
-        charge: net charge, for the perception of bonds where no SMILES stands beside; None: not known.
-        atom_labels: name → [k, n, w], labels of atoms in the store's units (``schema.ATOM_LABELS``).
+        energies: [k] kcal/mol, NaN where the source has none; empty if it has none at all.
+        charge: net charge, for the perception of bonds if there is no SMILES; None: unknown.
+        atom_labels: name → [k, n, w], atom labels in the store's units (``schema.ATOM_LABELS``).
     """
 
     symbols: tuple[str, ...]
@@ -31,20 +31,20 @@ class Geometry:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceMolecule:
-    """One row of a source; everything it lacks is empty.
+    """One row of a source; whatever it lacks is empty.
 
     Attributes:
-        id: name given by the source, or made from file and row.
-        smiles: of the molecule; with coordinates in ChemAxon's extension where ``origin`` is given.
-        block: MDL mol block, or record of a MOL2 file, whose graph is kept, and with ``origin`` its coordinates.
-        geometry: coordinates beside ``smiles``; without one, bonds are perceived.
-        origin: code of ``ConformerOrigin`` of the coordinates in ``smiles`` or ``block``; FLAT in ``geometry`` means
-            that a conformer lies in a plane, as depictions and flat molecules do. None: to be made, or those of
-            ``geometry``.
-        labels: one number for each label of the source, NaN where it is missing.
-        problem: why this row is not a molecule, where reading it already tells; empty otherwise.
-        reason: of the problem, in a word to count by.
-        ends_early: this is not a row of the source, but says that its data ends too early.
+        id: name from the source, or made from file and row.
+        smiles: SMILES of the molecule; if ``origin`` is set, with coordinates in ChemAxon's extension.
+        block: MDL mol block or record of a MOL2 file. Its graph is kept, and with ``origin`` also its coordinates.
+        geometry: coordinates that belong to ``smiles``; without a SMILES, bonds are perceived.
+        origin: code of ``ConformerOrigin`` for the coordinates in ``smiles`` or ``block``. FLAT in ``geometry`` means
+            that a conformer lies in a plane, as depictions and flat molecules do. None: conformers are made, or taken
+            from ``geometry``.
+        labels: one number per label of the source, NaN where missing.
+        problem: why this row is not a molecule, if that is known from reading it; otherwise "".
+        reason: keyword of the problem, for counting.
+        ends_early: this is not a row of the source but reports that its data ends too early.
     """
 
     id: str
@@ -60,7 +60,7 @@ class SourceMolecule:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rejected:
-    """A row that is not a molecule of the store: a short reason to count by, and the detail of this one."""
+    """A row that is not a molecule of the store: a short reason for counting, and the details of this case."""
 
     reason: str
     detail: str

@@ -1,7 +1,8 @@
-"""Every source behind one function: a configuration in, one ``SourceMolecule`` a row out, one row in memory at a time.
+"""Reads every source through one function, which yields one ``SourceMolecule`` per row, one row in memory at a time.
 
-A row that cannot be a molecule is still yielded, so that curation counts it as a failure; only blank lines, comment
-lines and headers are not rows. Data that ends too early adds one row that says so.
+A row that cannot be a molecule is still yielded, so that curation counts it as a failure. Only blank lines, comments
+and
+headers are not rows. If data ends too early, an additional row reports it.
 """
 
 import collections
@@ -23,20 +24,20 @@ from unimol_scale.errors import SourceError
 
 
 def label_units(config: SourceConfig) -> dict[str, str]:
-    """Return the names of the labels that rows of the source carry, in their order, and their units."""
+    """Return the names of the labels that rows of the source carry, in their order, with their units."""
     return dict(config.kind.labels or config.labels)
 
 
 def read_source(config: SourceConfig, downloads: Path | None = None, seed: int = 0) -> Iterator[SourceMolecule]:
-    """Yield every row of every input, up to the limit, or the sample of them.
+    """Yield every row of every input up to the limit, or a sample of the rows.
 
     Args:
         config: which molecules.
-        downloads: directory for the files of URLs; they are fetched some ahead of the reader, and stay there.
-        seed: of the sample.
+        downloads: directory for the files of URLs, which are downloaded ahead of the reader and kept.
+        seed: seed of the sample.
 
     Raises:
-        SourceError: an input cannot be found, fetched, or read as what it claims to be.
+        SourceError: an input cannot be found, downloaded, or read in its format.
     """
     return chosen_rows(read_files(config, fetch(locate(config), config, downloads)), config, seed)
 
@@ -49,9 +50,9 @@ def chosen_rows(rows: Iterator[SourceMolecule], config: SourceConfig, seed: int)
 
 
 def check_source(config: SourceConfig) -> None:
-    """Find out what is wrong with local inputs before anything is built.
+    """Check local inputs before anything is built.
 
-    The first row of every file is read; all rows if labels were chosen, since a label must be a number.
+    The first row of every file is read, or all rows if labels were chosen, since a label must be a number.
 
     Raises:
         SourceError: as ``read_source``.
@@ -69,9 +70,9 @@ def read_files(config: SourceConfig, paths: Iterable[Path], opened: Opened = ign
     """Yield every row of local files.
 
     Args:
-        config: which molecules; its inputs and their limits are not looked at.
+        config: which molecules; its inputs and their limits are ignored.
         paths: the files.
-        opened: is given every file of text as it is opened, to watch its place.
+        opened: called with every text file when it is opened, to follow the position in it.
 
     Raises:
         SourceError: as ``read_source``.
@@ -100,10 +101,10 @@ def _rows(config: SourceConfig, kind: Source, paths: Iterable[Path], opened: Ope
 
 
 def _yielded(rows: Iterator[SourceMolecule], config: SourceConfig) -> Iterator[SourceMolecule]:
-    """Return what a reader returned, where that is rows.
+    """Check that a reader returned an iterator of rows, and return it.
 
     Raises:
-        SourceError: it is not; somebody has forgotten to yield.
+        SourceError: it did not, for example because it lacks a ``yield``.
     """
     if not isinstance(rows, Iterable):
         raise SourceError(f"the reader of the source {config.name} must yield rows; it returned {rows!r}")
@@ -111,17 +112,17 @@ def _yielded(rows: Iterator[SourceMolecule], config: SourceConfig) -> Iterator[S
 
 
 def _checked(rows: Iterator[SourceMolecule], config: SourceConfig) -> Iterator[SourceMolecule]:
-    """Yield the rows of a source of the user's own, and refuse what would fail later and far away.
+    """Yield the rows of a user's own source after checks for what would otherwise fail later.
 
     Raises:
-        SourceError: a row is no ``SourceMolecule``, has fields of other types, or has not got the labels or the
-            coordinates that its source says.
+        SourceError: a row is not a ``SourceMolecule``, has fields of other types, or lacks the labels or coordinates
+            that its source declares.
     """
     names, geometry = list(label_units(config)), config.kind.geometry
     for at, row in enumerate(rows, start=1):
-        if type(row) is not SourceMolecule:  # workers, which may not have the user's code, get the rows
+        if type(row) is not SourceMolecule:  # rows go to workers, which may lack the user's code
             kind = "conformer_gen.sources.molecule.SourceMolecule"
-            raise SourceError(f"the source {config.name} must yield {kind}, and its row {at} is {row!r}")
+            raise SourceError(f"the source {config.name} must yield {kind}, but its row {at} is {row!r}")
         where = f"the source {config.name}: row {at} ({row.id!r})"
         has = row.geometry is not None or row.origin is not None
         for name in ("id", "smiles", "block", "problem"):
@@ -129,10 +130,10 @@ def _checked(rows: Iterator[SourceMolecule], config: SourceConfig) -> Iterator[S
                 raise SourceError(f"{where}: {name} must be text, not {value!r}")
         for name, label in zip(names, row.labels, strict=False):
             if not isinstance(label, numbers.Real):
-                raise SourceError(f"{where}: the label {name} must be a number, NaN where it is missing; not {label!r}")
+                raise SourceError(f"{where}: the label {name} must be a number (NaN if missing), not {label!r}")
         if not row.problem and len(row.labels) != len(names):
             known = f"{len(names)} ({', '.join(names) or 'none'})"
-            raise SourceError(f"{where} has {len(row.labels)} labels where the source has {known}")
+            raise SourceError(f"{where} has {len(row.labels)} labels, but the source has {known}")
         if not row.problem and geometry == ("none" if has else "all"):
-            raise SourceError(f"{where} has {'' if has else 'no '}coordinates, and the source says {geometry=}")
+            raise SourceError(f"{where} has {'' if has else 'no '}coordinates, but the source declares {geometry=}")
         yield row

@@ -34,6 +34,7 @@ SOURCES = Registry(
         "hdf5": f"{_HERE}.frame_files.hdf5:HDF5",
         "geom": f"{_HERE}.frame_files.geom:GEOM",
         "md17": f"{_HERE}.frame_files.md17:MD17",
+        "pdb-ligands": f"{_HERE}.frame_files.pdb_ligands:PDB_LIGANDS",
         "mol2": f"{_HERE}.mol2:MOL2",
         "unimol-lmdb": f"{_HERE}.data_sets.unimol:UNIMOL_LMDB",
     },

@@ -9,24 +9,24 @@ from collections.abc import Iterable, Iterator
 from conformer_gen.sources.molecule import SourceMolecule
 
 LOG_INTERVAL_S = 5.0
-ROWS_A_LOOK = 10_000  # at the clock
+ROWS_A_LOOK = 10_000  # rows between two looks at the clock
 _log = logging.getLogger(__name__)
 
 
 def sample_rows(rows: Iterable[SourceMolecule], count: int, seed: int) -> Iterator[SourceMolecule]:
-    """Yield ``count`` of the rows, all if there are fewer, in their order.
+    """Yield ``count`` of the rows, or all if there are fewer, in their order.
 
-    They are those with the smallest hashes of seed and place in the source: the same whatever reads them, and every
-    row is as likely as another. Rows that say that data is missing are yielded beside them, since a sample of what is
-    left is none of the whole. As many rows as are wanted are held in memory.
+    Chosen are the rows with the smallest hashes of seed and position in the source: the same rows whatever reads them,
+    and every row is equally likely. Rows that report missing data are yielded as well, since a sample of the remaining
+    rows is not a sample of the whole. As many rows as requested are held in memory.
 
     Args:
-        rows: of the source.
+        rows: rows of the source.
         count: at least 1.
-        seed: another one draws another sample.
+        seed: another seed draws another sample.
     """
     key = seed.to_bytes(8, "little")
-    chosen: list[tuple[int, int, SourceMolecule]] = []  # a heap whose first has the largest hash
+    chosen: list[tuple[int, int, SourceMolecule]] = []  # a heap whose first item has the largest hash
     missing: list[tuple[int, SourceMolecule]] = []
     said = time.monotonic()
     for place, row in enumerate(rows):

@@ -1,7 +1,8 @@
-"""What a source is: all that is special about one kind of input, in one frozen entry. Imports nothing that reads.
+"""The definition of a source: everything specific to one kind of input, in one frozen entry. Imports no readers.
 
-To read molecules from a format of your own, write one of these in a file of your own and name it to a build:
-``--source package.module:NAME``. Ours are made the same way, each beside its reader; ``registry`` lists them.
+To read molecules from a format of your own, create one of these in a file of your own and name it in a build:
+``--source package.module:NAME``. The built-in sources are made the same way, each beside its reader; ``registry`` lists
+them.
 """
 
 import dataclasses
@@ -22,14 +23,14 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 
 class SourceSettings(Protocol):
-    """What a source is told of a build: those keys of ``source.*`` that are about its rows.
+    """The settings of a build that a reader gets: the keys of ``source.*`` that concern its rows.
 
     Attributes:
         smiles_column: name of the SMILES column, or its number from 1; None: to be found.
-        id_column: likewise of the identifiers.
-        labels: label → unit, of those that the user has chosen.
-        base_url: where the files lie that ``Source.expand`` names.
-        frames: how files of frames are read; for a format of yours, ``FrameFormat.resolved`` fills in what is open.
+        id_column: the same for the identifiers.
+        labels: label → unit, for the labels that the user has chosen.
+        base_url: location of the files that ``Source.expand`` names.
+        frames: how files of frames are read; for a format of your own, ``FrameFormat.resolved`` fills in open values.
     """
 
     @property
@@ -53,35 +54,35 @@ class Source:
     """One kind of input.
 
     A source has one reader. It yields a ``SourceMolecule`` for every row, in the order of the input, and the same rows
-    whenever it is called: a build that was stopped reads its input again and passes over what is done. A row that is no
-    molecule is yielded too, with its ``problem``, so that it is counted. The reader runs in the main process of a
-    build; workers get rows and never the reader. It should hold few rows in memory at a time.
+    whenever it is called: a resumed build reads its input again and skips what is done. A row that is not a molecule is
+    yielded too, with its ``problem``, so that it is counted. The reader runs in the main process of a build; workers
+    receive rows, never the reader. It should hold few rows in memory at a time.
 
     Attributes:
-        name: of the source; the store goes to ``data/<name>`` if nothing else is said.
-        suffixes: of its files, in lower case and without that of a compression: what is looked for in directories.
-        read_stream: (the text of one file, the settings) → its rows. Compression, tar archives, character sets and data
-            that ends too early are taken care of.
-        read_file: (one file, the settings) → its rows, for formats that are read at random and not as a stream of text;
-            such files are not read out of archives.
-        read_files: (all files, the settings) → the rows, for formats in which several files belong together.
+        name: name of the source; by default the store goes to ``data/<name>``.
+        suffixes: suffixes of its files, in lower case and without those of compressions; directories are searched for
+            them.
+        read_stream: (text of one file, settings) → its rows. Compression, tar archives, character sets and truncated
+            data are handled elsewhere.
+        read_file: (one file, settings) → its rows, for formats that need random access instead of a stream of text;
+            such files are not read from archives.
+        read_files: (all files, settings) → the rows, for formats in which several files belong together.
         geometry: which rows have coordinates, which are then kept: ``none``, ``some`` or ``all``. Conformers are made
-            for rows without.
+            for the other rows.
         labels: label → unit of the numbers that every row carries, in the order of ``SourceMolecule.labels``.
-        takes_labels: whether a user can choose labels, with ``source.labels``; a source has these or its own.
-        takes_columns: whether ``source.smiles_column`` and ``source.id_column`` mean something.
+        takes_labels: whether users choose labels with ``source.labels``; a source has either these or its own.
+        takes_columns: whether ``source.smiles_column`` and ``source.id_column`` apply.
         bundled: returns the file of a source that needs no input.
-        expand: (a word of ``--input`` that is no path, the settings) → the URLs that it stands for; None if it stands
+        expand: (a word of ``--input`` that is not a path, settings) → the URLs that it stands for; None if it stands
             for none.
-        word: what such words are, for messages, such as "a tranche (four letters, such as CDAA)".
-        refuse: (name of a file) → why it cannot be of this source, which a name can tell; "" if it can be.
-        ids_in_files: whether ``SourceMolecule.id`` is unique only inside a file; a build from several sources then puts
-            the file's name before it.
-        count_file: (a file) → how many rows it has, where it says so itself.
-        frames: of files of elements with coordinates: what their format says of them; ``source.frames`` then means
-            something.
-        counted_as: name of the source as which its files are read to count rows, where those of that source's suffixes
-            have one line for each row; "" for itself.
+        word: description of such words for messages, such as "tranche (four letters, such as CDAA)".
+        refuse: (name of a file) → why it cannot belong to this source, as far as its name tells; "" if it can.
+        ids_in_files: whether ``SourceMolecule.id`` is unique only within a file; a build from several files then
+            prefixes it with the file's name.
+        count_file: (a file) → how many rows it has, if the file states it.
+        frames: for files of elements with coordinates: defaults of their format; ``source.frames`` then applies.
+        counted_as: name of the source whose reader counts the rows of these files, if files with that source's suffixes
+            have one line per row; "" for itself.
     """
 
     name: str
@@ -109,7 +110,7 @@ class Source:
         if len(given) != 1:
             raise ConfigError(f"a source has one of the readers {', '.join(READERS)}, got {', '.join(given) or 'none'}")
         if not self.suffixes and self.bundled is None:
-            raise ConfigError("suffixes is empty, so that no file of this source could be found in a directory")
+            raise ConfigError("suffixes is empty, so no file of this source could be found in a directory")
         for suffix in self.suffixes:
             if not suffix.startswith(".") or suffix != suffix.lower():
                 raise ConfigError(f"suffixes are of the form '.csv', in lower case; got {suffix!r}")
@@ -118,15 +119,15 @@ class Source:
 
     @property
     def in_archives(self) -> bool:
-        """Whether its files are read as streams, out of archives too, or from their beginning alone."""
+        """Whether its files are read as streams, also from archives, or only from the file system."""
         return self.read_file is None
 
     @property
     def has_geometry(self) -> bool:
-        """Whether its own coordinates are kept; rows may still lack them."""
+        """Whether its own coordinates are kept; some rows may still lack them."""
         return self.geometry != "none"
 
     @property
     def may_lack_geometry(self) -> bool:
-        """Whether there can be rows for which coordinates are made."""
+        """Whether coordinates may have to be made for some rows."""
         return self.geometry != "all"

@@ -1,4 +1,4 @@
-"""SDF files: one molecule a record, with graph, coordinates and data fields."""
+"""SDF files: one molecule per record, with graph, coordinates and data fields."""
 
 from collections.abc import Iterator
 
@@ -47,7 +47,7 @@ def row_of(record: str, origin: ConformerOrigin, name: str, labels: tuple[float,
     """Return the row of a record, named after its title if it has one."""
     title = record.split("\n", 1)[0].strip()
     block, end, _ = record.partition(BLOCK_END)
-    problem = "" if end else "the record has no end (M  END): it is cut off, or no mol block"
+    problem = "" if end else "the record has no end (M  END): it is truncated, or not a mol block"
     return SourceMolecule(id=title or name, block=block + end + "\n", origin=origin, labels=labels, problem=problem)
 
 

@@ -1,4 +1,4 @@
-"""CSV and Parquet tables: one molecule a row, columns by name, labels."""
+"""CSV and Parquet tables: one molecule per row, with columns by name, and labels."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,10 +17,10 @@ PARQUET_ROWS = 10_000
 
 
 def read_csv(stream: TextStream, config: SourceSettings) -> Iterator[SourceMolecule]:
-    """Yield one row for each record of a table with commas, semicolons or tabs; blank lines are none.
+    """Yield one row per record of a table with commas, semicolons or tabs; blank lines are skipped.
 
     Raises:
-        SourceError: a column is not there, or a label is not a number.
+        SourceError: a column is missing, or a label is not a number.
     """
     columns: _Columns | None = None
     for record in csv_records(stream, config.smiles_column):
@@ -29,11 +29,11 @@ def read_csv(stream: TextStream, config: SourceSettings) -> Iterator[SourceMolec
 
 
 def csv_records(stream: TextStream, smiles_column: str | None = None) -> Iterator[Record]:
-    """Yield the records of a table of molecules; one that cannot be taken apart has a problem.
+    """Yield the records of a table of molecules; a record that cannot be split into fields has a problem.
 
     Args:
         stream: the table.
-        smiles_column: None finds it by the usual names.
+        smiles_column: name of the SMILES column; None looks for the usual names.
 
     Raises:
         SourceError: its header cannot be read.
@@ -42,7 +42,7 @@ def csv_records(stream: TextStream, smiles_column: str | None = None) -> Iterato
 
 
 def molecule_rows(smiles_column: str | None) -> tuple[tuple[str, ...], IsRow]:
-    """Return what ``read_records`` needs to know of a table of molecules: usual names, and what a row is."""
+    """Return what ``read_records`` needs for a table of molecules: usual column names, and a test for rows."""
     usual = SMILES_NAMES if smiles_column is None else (smiles_column.lower(),)
 
     def is_row(names: Sequence[str], fields: Sequence[str]) -> bool:
@@ -70,13 +70,13 @@ class _Columns:
         self._needed = max([self._smiles, *(place for _, place in self._labels)]) + 1
 
     def row(self, record: Record, table: str) -> SourceMolecule:
-        """Return the row of a record; one with too few or too many fields may have its columns mixed up."""
+        """Return the row of a record; with too few or too many fields, its columns may be mixed up."""
         fields = record.fields
         name = fields[self._id].strip() if self._id is not None and self._id < len(fields) else ""
         smiles = fields[self._smiles].strip() if self._smiles < len(fields) else ""
         name = name or f"{table}:{record.row}"
         if record.problem or len(fields) < self._needed or any(field.strip() for field in fields[self._width :]):
-            counts = f"{len(fields)} fields, the header has {self._width}"
+            counts = f"{len(fields)} fields, but the header has {self._width}"
             problem = record.problem or f"{record.place} of {self._where} has {counts}"
             return SourceMolecule(id=name, smiles=smiles, problem=problem)
         labels = tuple(
@@ -89,10 +89,10 @@ class _Columns:
 
 
 def read_parquet(path: Path, config: SourceSettings) -> Iterator[SourceMolecule]:
-    """Yield one row for each of a Parquet table.
+    """Yield one row for each row of a Parquet table.
 
     Raises:
-        SourceError: it is not a Parquet file, a column is not there or holds no text, or a label is not a number.
+        SourceError: it is not a Parquet file, a column is missing or is not text, or a label is not a number.
     """
     names = parquet_names(path)
     smiles = names[find_smiles(str(path), names, config.smiles_column)]
@@ -114,7 +114,7 @@ def read_parquet(path: Path, config: SourceSettings) -> Iterator[SourceMolecule]
 
 
 def _text(value: object) -> str:
-    """Return a value as text; bytes that are not UTF-8 become marks that no SMILES has."""
+    """Return a value as text; bytes that are not UTF-8 become marks that no SMILES contains."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return "" if value is None else str(value)
@@ -131,23 +131,23 @@ def parquet_names(path: Path) -> list[str]:
 
 
 def check_parquet_column(path: Path, name: str, *, text: bool = False) -> None:
-    """Find out whether a column of a Parquet file can hold SMILES, if ``text``, or a name or number.
+    """Check that a column of a Parquet file can hold SMILES (if ``text``), or a name or number.
 
     Raises:
-        SourceError: it holds something else; names its type.
+        SourceError: it cannot; the message names its type.
     """
     import pyarrow as pa
 
     kind = _parquet_schema(path).field(name).type
     plain = kind.value_type if pa.types.is_dictionary(kind) else kind
     if pa.types.is_nested(plain):
-        raise SourceError(f"{path}: the column {name!r} holds {kind}, not one value a row; write one text or number")
+        raise SourceError(f"{path}: the column {name!r} holds {kind}, not one value per row; write one text or number")
     if text and not (is_text(plain) or pa.types.is_null(plain)):
         raise SourceError(f"{path}: the column {name!r} holds {kind}, not SMILES; name the column that does")
 
 
 def is_text(kind: Any) -> bool:  # noqa: ANN401 - a type of Arrow
-    """Return whether a type of Arrow is that of text, or of the bytes of text."""
+    """Return whether a type of Arrow is text, or bytes of text."""
     import pyarrow as pa
 
     binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)

@@ -65,7 +65,7 @@ def test_a_dry_run_counts_and_writes_nothing(
 def test_a_dry_run_says_what_it_can_not_know(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--dry-run", "--output", str(tmp_path / "store")]
     assert main(["--source", "zinc20", "--input", "C[A-B]AA", *arguments]) == 0
-    assert "would fetch 2 of 2 inputs" in capsys.readouterr().out
+    assert "would download 2 of 2 inputs" in capsys.readouterr().out
     (tmp_path / "bad.smi").write_text("nonsense\n*\n")
     assert main(["--source", "smiles", "--input", str(tmp_path / "bad.smi"), *arguments]) == 0
     assert "would write nothing" in capsys.readouterr().out

@@ -29,7 +29,10 @@ WORDS = {
         "RUNS --bootstrap --budget --burn-in --burn-in-steps --column --data-unit --distinct --hold-out --law "
         "--leave-out --output --parameters --predict --rates --size-of --task --trajectories --trunks --variable"
     ),
-    "ladder": "CONFIG --budget --device --dry-run --law --next --objective --only --output --rate-law --slurm --submit",
+    "ladder": (
+        "CONFIG --atoms --budget --device --dry-run --law --next --objective --only --output --rate-law --slurm "
+        "--submit"
+    ),
     "plan": (
         "key=value --atoms --config --data --device --gpu-memory --gpus --json --mfu --network --objective "
         "--peak-flops --size --zero-stage"

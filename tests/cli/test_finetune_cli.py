@@ -124,7 +124,7 @@ def test_a_cross_validation_becomes_a_model_of_all_folds_and_two_are_compared(ru
     assert status == 0
     assert f"test rmse {done.mean:.4g}, 95 % interval {done.interval.low:.4g} to" in out
     assert "(2 folds)" in out
-    assert "[set, repeat 1, fold 2] done after 1 epochs" in err
+    assert "[set, repeat 1, fold 2] done after 1 epoch " in err
     (tmp_path / "asked.smi").write_text("CCO\n")
     assert run("predict", "asked.smi", "--from", "short", "--output", "p.csv")[0] == 0
     with (tmp_path / "p.csv").open() as file:

@@ -60,8 +60,20 @@ def test_the_dry_run_says_the_hours_and_the_disk_that_plan_says(capsys, sample_s
     assert "did you mean 'h100'" in capsys.readouterr().err
 
 
+def test_a_dry_run_before_there_is_a_store_assumes_molecules_as_plan_does(capsys, tmp_path) -> None:
+    settings = ["train.global_batch_size=256", "train.steps=5000", "train.warmup_steps=10"]
+    assert main(["plan", "--size", "84M", "--gpus", "8", "--atoms", "25", "--json", *settings]) == 0
+    days = json.loads(capsys.readouterr().out)["compute"]["days"]
+    ladder = write_ladder(tmp_path, tmp_path / "none", sizes=["84M"], steps=[5000])
+    assert main(["ladder", ladder, "--dry-run", "--device", "h100", "--atoms", "25"]) == 0
+    assert f"estimated for h100: {duration(days * 86400)} for the 1 run left" in capsys.readouterr().out
+    assert main(["ladder", ladder, "--atoms", "25"]) == 2
+    assert "--atoms belongs to --dry-run" in capsys.readouterr().err
+
+
 def test_a_dry_run_without_its_store_still_shows_the_ladder(capsys, tmp_path) -> None:
     assert main(["ladder", write_ladder(tmp_path, tmp_path / "none"), "--dry-run", "--device", "h100"]) == 0
     out = capsys.readouterr().out
-    assert "time and disk of 2 of 2 runs are not known: no store at" in out
+    assert "time and disk of 2 of 2 runs are unknown: no store at" in out
+    assert "--atoms 25 assumes molecules of that size" in out
     assert "--size 84M" in out

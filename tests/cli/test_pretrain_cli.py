@@ -94,7 +94,7 @@ def test_a_finished_run_of_unknown_settings_is_not_taken_for_this_one(capsys, sa
     (tmp_path / "summary.json").write_text(json.dumps({"status": "finished", "steps": 3}))
     status, _, err = run(capsys, "--size", "0.1M", "--data", sample_store, "--output", tmp_path)
     assert status == 2
-    assert "no config.yaml that says of which settings" in err
+    assert "no config.yaml with its settings" in err
     for damaged in ("", "null", '{"status": "fini', "[]"):
         (tmp_path / "summary.json").write_text(damaged)
         status, _, err = run(capsys, "--size", "0.1M", "--data", sample_store, "--output", tmp_path)

@@ -39,7 +39,7 @@ def test_a_skipped_run_is_told_and_the_rest_is_fitted(
     write_run(runs / "late", "4M", 6400, summary={"status": "stopped"})
     assert main(["fit-scaling-law", str(runs), "--bootstrap", "0", "--output", str(tmp_path / "report")]) == 0
     output = capsys.readouterr().out
-    assert "late: left out, its status is 'stopped'" in output
+    assert "late: left out because its status is 'stopped'" in output
     assert "late: left out" in (tmp_path / "report" / "report.md").read_text()
 
 
@@ -52,8 +52,8 @@ def test_a_torn_log_and_a_torn_summary_do_not_stop_the_fit(
     (runs / "0.5M-800-0" / "summary.json").write_text('{"status": "finished", "na')
     assert main(["fit-scaling-law", str(runs), "--bootstrap", "0", "--output", str(tmp_path / "report")]) == 0
     output = capsys.readouterr().out
-    assert f"{runs / '0.5M-800-0'}: left out, it cannot be read" in output
-    assert "warning: damaged lines of metrics.jsonl were left out, by run: 1M-800-0 (1)" in output
+    assert f"{runs / '0.5M-800-0'}: left out because it cannot be read" in output
+    assert "warning: damaged lines of metrics.jsonl were ignored, by run: 1M-800-0 (1)" in output
     report = (tmp_path / "report" / "report.md").read_text()
     assert "1M-800-0 (1)" in report
     assert "0.5M-800-0: left out" in report
@@ -121,7 +121,7 @@ def test_rates_are_fitted_and_a_ladder_takes_them(
     assert set(law) == set(law["schema"])
     assert law["checklist"]["Fit"]["algorithm"] == "linear least squares"
     report = (tmp_path / "reports" / "rates" / "report.md").read_text()
-    assert "D is 1e+06 in every sweep, so that its effect is not fitted" in report
+    assert "D is 1e+06 in every sweep, so its effect is not fitted" in report
     for picture in ("rates.png", "rate_law.png"):
         assert f"]({picture})" in report
         assert (tmp_path / "reports" / "rates" / picture).stat().st_size > 10_000
@@ -155,7 +155,7 @@ def test_run_folders_that_differ_in_the_rate_alone_are_a_sweep(
     assert setup["warm-up"] == "not recorded"
     capsys.readouterr()
     assert main(["fit-scaling-law", str(tmp_path / "runs"), *output]) == 2
-    assert "they differ in the learning rate, whose best value --rates finds" in capsys.readouterr().err
+    assert "they differ in the learning rate: --rates finds the best one" in capsys.readouterr().err
 
 
 def test_tasks_are_predicted_through_the_loss(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,8 +207,8 @@ def test_a_table_of_others_is_of_samples_or_tokens_never_of_molecules(
         (["runs", "--size-of", "a"], "not RUN=SIZE"),
         (["runs", "--distinct", "many"], "--distinct 'many' is not a number of molecules"),
         (["runs", "--distinct", "1M"], "use --law repeated"),
-        (["runs", "--law", "repeated"], "the runs do not all say U"),
-        (["runs", "--size-of", "a=1M"], "known by event files alone"),
+        (["runs", "--law", "repeated"], "not all runs record U"),
+        (["runs", "--size-of", "a=1M"], "have only event files"),
         (["runs", "--leave-out", "a"], "there is no such run"),
         (["runs", "--law", "power", "--budget", "1e12"], "has no trade-off between size and data"),
         (["runs", "--output", "runs/0.1M-200-0/summary.json"], "is a file, not a folder; choose another place"),

@@ -63,6 +63,7 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sample_store: Pat
         (["fractions=1"], "expected a list, such as fractions=[a, b], got 1"),
         (["train=3"], "expected a group of keys, such as train.probe, got 3"),
         (["--smiles_column", "s"], "did you mean --smiles-column?"),
+        (["--lr", "3"], "write train.learning_rate=3"),
         (["--lable-fraction", "1"], "did you mean --label-fraction?"),
     ],
 )

@@ -110,7 +110,7 @@ def test_convert_does_not_touch_a_directory_with_something_in_it(
     (tmp_path / "full" / "thesis.txt").write_text("years of work")
     command = ["store", "convert", str(store.path), "--backend", "arrow", "--output", str(tmp_path / "full")]
     assert main(command) == 2
-    assert "something else" in capsys.readouterr().err
+    assert "is not empty" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.txt"]
 
 
@@ -135,6 +135,6 @@ def test_verify_names_the_molecules_whose_atoms_are_not_where_atoms_can_be(
     lines = capsys.readouterr().out.splitlines()
     named = [line for line in lines if line.startswith("implausible")]
     assert [line.split("'")[1] for line in named] == ["zeros", "flat", "torn"]
-    assert "on one point" in named[0]
+    assert "at the same point" in named[0]
     assert "are bonded but lie" in named[2]
     assert "3 conformers of 3 molecules" in lines[-1]

@@ -69,6 +69,9 @@ def run_command(words: list[str]) -> None:
 def run_block(block: Block, names: dict[str, object]) -> None:
     """Run a block; ``names`` are the variables of the page's Python so far."""
     if block.language == "python":
+        first = block.text.splitlines()[0]
+        if first.startswith("# ") and first.endswith(".py"):  # the block is a file of the reader's
+            Path(first.removeprefix("# ")).write_text(block.text)
         exec(compile(block.text, f"{block.page.name}:{block.line}", "exec"), names)
         return
     for words in commands(block):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lmdb
+import msgpack
 import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
@@ -20,6 +21,19 @@ BOHR = 0.529177210903
 HARTREE = 627.5094740631  # kcal/mol
 EV = 23.060547830619
 FRAMES = 3
+MOL2_WATER = """@<TRIPOS>MOLECULE
+water
+3 2
+SMALL
+NO_CHARGES
+@<TRIPOS>ATOM
+1 O 0.0 0.0 0.119 O.3
+2 H 0.0 0.763 -0.477 H
+3 H 0.0 -0.763 -0.477 H
+@<TRIPOS>BOND
+1 1 2 1
+2 1 3 1
+"""
 
 
 def placed(smiles: str, frames: int = FRAMES, seed: int = 1) -> Chem.Mol:
@@ -85,6 +99,33 @@ def write_lmdb(path: Path, values: dict[bytes, bytes]) -> None:
         for key, value in values.items():
             transaction.put(key, value)
     environment.close()
+
+
+def write_small(path: Path) -> str:
+    """Write some molecules in the format of the file's name, and return the source that reads it."""
+    from ase.db import connect
+    from ase.io import write
+
+    frames, molecule = ase_frames(*SMILES), placed("CCO")
+    if path.suffix == ".xyz":
+        write(path, frames, format="extxyz")
+    elif path.suffix == ".db":
+        with connect(path) as database:
+            for atoms in frames:
+                database.write(atoms)
+    elif path.suffix == ".aselmdb":
+        write_aselmdb(path, frames)
+    elif path.suffix == ".npz":
+        np.savez_compressed(path, z=numbers(molecule), R=positions(molecule), E=np.arange(FRAMES), F=forces(molecule))
+    elif path.suffix == ".msgpack":
+        atoms = [np.column_stack([numbers(molecule), place]).tolist() for place in positions(molecule)]
+        path.write_bytes(msgpack.packb({"CCO": {"conformers": [{"xyz": xyz, "totalenergy": -1.0} for xyz in atoms]}}))
+    elif path.suffix == ".pdb":
+        path.write_text(Chem.MolToPDBBlock(molecule).replace("UNL", "LIG"))
+    elif path.suffix == ".mol2":
+        path.write_text(MOL2_WATER * 2)
+    names = {".db": "ase-db", ".aselmdb": "ase-db", ".npz": "md17", ".msgpack": "geom", ".pdb": "pdb-ligands"}
+    return names.get(path.suffix, path.suffix[1:])
 
 
 def read(name: str, *paths: Path, **keys: object) -> list[SourceMolecule]:

@@ -107,14 +107,14 @@ def test_a_branch_goes_on_from_its_own_checkpoints_and_before_them_from_the_trun
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["train.steps=15"], r"begins to decay after step 10, and the trunk {trunk} has no checkpoint of that step, "
-         r"only of step 8\. Train the trunk with train\.keep_steps=\[10\] up to there"),
+        (["train.steps=15"], r"starts to decay after step 10, but the trunk {trunk} has no checkpoint of that step "
+         r"\(only of step 8\)\. Either train the trunk up to there with train\.keep_steps=\[10\]"),
         (["train.learning_rate=2e-3"], "in step 1 the learning rate of .* was 0.0005, .* would have been 0.001"),
         (["train.warmup_steps=3"], "in step 1 the learning rate"),
         (["train.beta2=0.9"], r"other settings \(trunk → this run\):\n  train.beta2: 0.99 → 0.9"),
         (["seed=1"], r"other settings \(trunk → this run\):\n  seed: 0 → 1"),
         (["train.schedule=cosine"], "needs train.schedule=wsd; got cosine"),
-        (["train.decay_fraction=1", "train.warmup_steps=0"], "all steps of this run are decay"),
+        (["train.decay_fraction=1", "train.warmup_steps=0"], "this run decays from its first step"),
     ],
 )  # fmt: skip
 def test_a_branch_that_would_have_begun_otherwise_is_refused(pretrain, made, tmp_path, changes, message):
@@ -129,7 +129,7 @@ def test_a_trunk_that_is_made_longer_keeps_further_steps_and_says_which_it_has_m
     more = ["train.schedule=constant", "train.keep_steps=[4,8,13]", "train.steps=14"]
     status, said = pretrain("--output", trunk, *SHARED, *more)
     assert status == 0, said
-    assert "the run is past step 4, of which it kept no checkpoint" in said
+    assert "the run is already past step 4 and has no checkpoint of it" in said
     assert steps_saved(trunk) == [8, 13]
     command = ["--output", tmp_path / "branch", *SHARED, *DECAY, f"branch_from={trunk}"]
     status, said = pretrain(*command, "train.steps=19")

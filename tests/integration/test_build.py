@@ -75,7 +75,7 @@ def test_ray_workers_and_kills_do_not_change_a_byte(sample_store: Path, tmp_path
     assert (output / "failures.parquet").read_bytes() == (sample_store / "failures.parquet").read_bytes()
     again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert again.returncode == 0
-    assert "finished before" in again.stdout
+    assert "already finished" in again.stdout
     other = subprocess.run([*command, "--seed", "1"], env=environment, capture_output=True, text=True, check=False)
     assert other.returncode == 2
     assert "  seed: 0 → 1\n" in other.stderr
@@ -157,7 +157,7 @@ def test_a_child_that_does_not_start_is_no_fault_of_the_molecules(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(child_executor, "CHILD", "raise SystemExit(1)")
-    with pytest.raises(StoreError, match="does not start"):
+    with pytest.raises(StoreError, match="did not start"):
         driver.build(config_of(tmp_path, ALKANES))
 
 

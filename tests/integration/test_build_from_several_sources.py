@@ -282,10 +282,10 @@ def test_labels_of_one_name_need_one_unit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--limit", "5"], "source.limit is for a build from one source, and here are several"),
+        (["--limit", "5"], "source.limit is for a build from one source, but this one has several"),
         (["--source", "sample"], "source.name is for a build from one source"),
         (["sources=[{name: sample, imput: 3}]"], "unknown key 'imput'; did you mean 'input'"),
-        (["sources=[]"], "a build needs source, such as source.name=sample, or a list of sources"),
+        (["sources=[]"], "a build needs either source, such as source.name=sample, or a list of sources"),
         (["sources=[{name: sample, geometry: make}]"], "geometry: the source 'sample' has no coordinates"),
     ],
 )
@@ -369,8 +369,8 @@ def test_a_number_for_validation_is_met_although_molecules_get_no_conformer(
 @pytest.mark.parametrize(
     ("curate", "message"),
     [
-        ({"split": "random", "valid_count": 6}, "would have 10 molecules: it needs at least twice as many"),
-        ({"split": "scaffold", "valid_count": 1, "target": 8, "temperature": 0.01}, "no Murcko scaffold has so few"),
+        ({"split": "random", "valid_count": 6}, "would have only 10 molecules: at most half of them"),
+        ({"split": "scaffold", "valid_count": 1, "target": 8, "temperature": 0.01}, "every Murcko scaffold has more"),
     ],
 )
 def test_a_number_that_the_set_cannot_give_is_refused_before_conformers_are_made(

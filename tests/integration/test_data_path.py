@@ -192,7 +192,7 @@ def test_a_shard_with_other_content_is_never_used(store, server, tmp_path):
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
     split = open_remote_store(server.url, tmp_path / "cache", 10**9).split("train")
-    with pytest.raises(StoreError, match=r"shard-00002\.arrow of .* cannot be fetched after .* its content"):
+    with pytest.raises(StoreError, match=r"shard-00002\.arrow of .* could not be downloaded in .* other content"):
         split.gather(np.array([2 * ROWS]))
     assert cached_bytes(tmp_path / "cache") == 0
 
@@ -233,7 +233,7 @@ def test_a_manifest_can_not_name_files_outside_the_store(store, server, tmp_path
 
 
 def test_a_cache_too_small_for_the_window_is_told_before_the_first_step(store, server, tmp_path):
-    with pytest.raises(ConfigError, match=r"data\.cache_bytes .* does not hold the 16 shards"):
+    with pytest.raises(ConfigError, match=r"data\.cache_bytes .* is too small for the 16 shards"):
         loader_of(server.url, cache_dir=tmp_path, cache_bytes=cache_for(store, 3))
 
 

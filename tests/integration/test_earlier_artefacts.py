@@ -114,7 +114,7 @@ def test_stores_are_intact_and_known_as_finished(earlier):
         earlier.run("unimol-scale", "store", "verify", option(arguments, "--output"))
     # With another RDKit the same command would not be for the same store.
     earlier.needs_its_conformers()
-    assert "finished before: nothing to do" in earlier.run("build", *builds[0])
+    assert "already finished: nothing to do" in earlier.run("build", *builds[0])
 
 
 def test_a_killed_build_is_finished_with_the_bytes_of_a_fresh_one(earlier):

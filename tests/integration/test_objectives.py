@@ -116,7 +116,7 @@ def test_a_mixture_follows_the_same_losses_on_one_rank_and_two(sample_store, tmp
     ("settings", "message"),
     [
         ("objective.distill.teacher=nowhere", "nowhere does not exist"),
-        ("objective.distill.teacher={student}", "sees the 2D graph only"),
+        ("objective.distill.teacher={student}", "sees only the 2D graph"),
         ("objective.distill.teacher={teacher} objective.distill.teacher_sha256=abc", "have the SHA-256"),
         ("objective.distill.teacher={teacher} model.geometry=true", "model.geometry is true"),
         ("", "objective.distill.teacher is required"),
@@ -162,7 +162,7 @@ def test_a_teacher_that_never_saw_what_it_is_shown_is_warned_of(teacher, sample_
     assert warning(teacher, "3d") is None
     assert warning(teacher, "full") is None
     assert warning(tmp_path / "of-graphs", "full") is None
-    assert "teacher_inputs=3d shows it (elements and coordinates)" in warning(tmp_path / "of-graphs", "3d")
+    assert "elements and coordinates, which its pretraining never showed" in warning(tmp_path / "of-graphs", "3d")
 
 
 def test_a_run_is_not_continued_with_another_objective(teacher, sample_store, tmp_path):

@@ -45,7 +45,7 @@ def test_a_build_of_it_is_stopped_and_goes_on(command, tmp_path, monkeypatch, ca
     records = store.split("train").column("label:logP").to_pylist()
     assert sorted(records) == pytest.approx([-0.31, 1.46, 2.13])
     assert build.main(command) == 0
-    assert "finished before" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
     (tmp_path / "c.csv").write_text("smiles\nCCO\n")
     assert build.main(["--source", "csv", "--input", "c.csv", "--output", "data/toy"]) == 2
     assert "source: toy_source:TOY → csv" in capsys.readouterr().err
@@ -81,11 +81,11 @@ def test_workers_need_not_have_the_file(command, tmp_path):
         ("toy_sorce:TOY", "there is no module 'toy_sorce'"),
         ("toy_source:TOYS", "the module toy_source has no 'TOYS'; did you mean 'TOY'"),
         ("toy_source.py:TOY", "unknown source 'toy_source.py:TOY'; name your own code as Python imports it"),
-        ("mine:labelled", "row 1 ('a') has 1 labels where the source has 2 (x, y)"),
-        ("mine:flat", "row 1 ('a') has no coordinates, and the source says geometry='all'"),
-        ("mine:other", "must yield conformer_gen.sources.molecule.SourceMolecule, and its row 1 is 'CCO'"),
+        ("mine:labelled", "row 1 ('a') has 1 labels, but the source has 2 (x, y)"),
+        ("mine:flat", "row 1 ('a') has no coordinates, but the source declares geometry='all'"),
+        ("mine:other", "must yield conformer_gen.sources.molecule.SourceMolecule, but its row 1 is 'CCO'"),
         ("mine:numbered", "row 1 (7): id must be text, not 7"),
-        ("mine:quoted", "row 1 ('a'): the label x must be a number, NaN where it is missing; not '1.0'"),
+        ("mine:quoted", "row 1 ('a'): the label x must be a number (NaN if missing), not '1.0'"),
         ("mine:silent", "the reader of the source mine:silent must yield rows; it returned None"),
         ("mine:both", "a source has one of the readers read_stream, read_file, read_files, got read_stream, read_file"),
     ],

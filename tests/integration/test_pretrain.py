@@ -73,7 +73,7 @@ def test_deepspeed_starts_the_installed_command_by_its_module(uninterrupted, sam
     # What all ranks refuse alike is said once.
     refused = launched.pretrain(*run, "train.learning_rate=2e-3", ranks=2, module=True)
     assert refused.returncode != 0
-    assert refused.stdout.count("is finished, with other settings") == 1
+    assert refused.stdout.count("is finished, but with other settings") == 1
 
 
 def test_a_killed_run_resumes_and_ends_like_an_undisturbed_one(uninterrupted, sample_store, tmp_path):

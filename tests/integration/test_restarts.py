@@ -71,7 +71,7 @@ def test_the_same_command_leaves_a_finished_run_alone(pretrain, run):
         (["train.ema_decay=0.9"], "train.ema_decay: none → 0.9"),
         (["train.optimizer=muon"], "train.optimizer: adamw → muon"),
         (["--data", "/nonexistent"], "/nonexistent"),
-        (["train.steps=6"], "has done 12 steps and train.steps=6 is less"),
+        (["train.steps=6"], "has done 12 steps, which is more than train.steps=6"),
         (["train.steps=18", "seed=7"], "seed: 0 → 7"),
     ],
 )
@@ -129,7 +129,7 @@ def test_fewer_steps_than_are_done_end_nothing(pretrain, run):
     for steps in (4, 11):
         status, said = pretrain("--output", run, f"train.steps={steps}")
         assert status == EXIT_USER_ERROR
-        assert f"has done 12 steps and train.steps={steps} is less" in said
+        assert f"has done 12 steps, which is more than train.steps={steps}" in said
     # As many steps, but of another schedule: none would be done with it.
     status, said = pretrain("--output", run, "train.learning_rate=0.1")
     assert status == EXIT_USER_ERROR
@@ -322,7 +322,7 @@ def test_an_extension_goes_on_and_says_what_becomes_of_the_schedule(pretrain, ru
         (["--extend", 6, "--output", "nowhere"], "nowhere holds none"),
         (["--extend", 0, "--output", "nowhere"], "--extend must be at least 1"),
         (["--extend", 6], "--extend needs --output"),
-        (["--extend", 6, "--init", "nowhere", "--output", "nowhere"], "give one of them"),
+        (["--extend", 6, "--init", "nowhere", "--output", "nowhere"], "give only one of them"),
         (["--extend", 6, "--no-resume", "--output", "nowhere"], "give one of them"),
         (["--init", "nowhere", "--output", "new"], "nowhere"),
     ],
@@ -354,7 +354,7 @@ def test_a_run_begins_with_the_weights_of_another(pretrain, run, tmp_path):
     assert read(new)["molecules"] == 4 * 8
     assert read(new)["init"]["path"] == str(run)
     assert len(read(new)["init"]["sha256"]) == 64
-    assert "began with the weights of" in read_runs([new])[1][0]
+    assert "started from the weights of" in read_runs([new])[1][0]
     # The same command finds it finished, even when those weights are gone; begun without them it is another run.
     shutil.rmtree(run)
     status, said = pretrain(*arguments)
@@ -372,7 +372,7 @@ def test_another_objective_keeps_what_the_weights_have_and_draws_the_rest(pretra
     assert (status, "give model.edges=bond" in said) == (EXIT_USER_ERROR, True)  # blend implies another kind of model
     status, said = pretrain(*arguments, "model.edges=bond")
     assert status == 0, said
-    assert "drawn anew: relation_heads" in said
+    assert "initialised at random: relation_heads" in said
     assert "not used: token_head" in said
 
 

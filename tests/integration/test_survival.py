@@ -116,7 +116,7 @@ def test_a_run_with_muon_goes_on_with_other_ranks_and_another_stage_along_the_sa
     arguments = [*SETTINGS, "train.optimizer=muon", "--data", sample_store]
     done = launched.pretrain(*arguments, "zero.stage=2", "--output", tmp_path / "whole", ranks=2)
     assert done.returncode == 0, done.stdout
-    assert "the weights are moved by Muon (atom+pair) and AdamW" in done.stdout
+    assert "the optimizer is Muon (atom+pair) and AdamW" in done.stdout
     assert summary(tmp_path / "whole")["optimizer"] == "Muon (atom+pair) and AdamW"
     shutil.copytree(tmp_path / "whole", tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
@@ -170,7 +170,7 @@ def test_two_runs_do_not_share_a_folder_and_a_refused_one_leaves_no_trace(undist
         fcntl.flock(file, fcntl.LOCK_EX)
         refused = launched.pretrain(*arguments)
     assert refused.returncode == EXIT_USER_ERROR
-    assert "another process trains in" in refused.stdout
+    assert "another process is training in" in refused.stdout
     changed = launched.pretrain(*arguments, "seed=1")
     assert changed.returncode == EXIT_USER_ERROR
     assert "seed: 0 → 1" in changed.stdout
@@ -293,9 +293,9 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(sample_store, small_disk
     arguments = [*SETTINGS, "--data", sample_store, "--output", run, "train.steps=10"]
     failed = launched.pretrain(*arguments, ranks=2)
     assert failed.returncode == EXIT_USER_ERROR, failed.stdout
-    assert "the checkpoint could not be saved, the run goes on without it" in failed.stdout
+    assert "the checkpoint could not be saved; the run continues without it" in failed.stdout
     assert "No space left on device" in failed.stdout
-    assert "start the same command again" in failed.stdout
+    assert "run the same command again" in failed.stdout
     assert (run / "checkpoints" / "latest").read_text().strip() == "step-00000004"
     small_disk("100m")
     resumed = launched.pretrain(*arguments, ranks=2)

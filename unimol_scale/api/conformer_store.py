@@ -316,8 +316,8 @@ def build_store(
 
     Args:
         source: "sample" (the NCI set inside RDKit, no download), "smiles", "csv", "parquet", "sdf", "zinc20",
-            "pcqm4mv2", "qm9", "unimol-lmdb", "xyz", "ase-db", "hdf5", "geom", "md17", "mol2", or package.module:Name
-            of your own code. None: ``config`` or ``sources`` names it.
+            "pcqm4mv2", "qm9", "unimol-lmdb", "xyz", "ase-db", "hdf5", "geom", "md17", "pdb-ligands", "mol2". None:
+            ``config`` names it.
         input: files, directories or URLs; "sample" needs none.
         sources: a list of sources: ``[{"name": "sdf", "input": "a.sdf"}, {"name": "sample", "limit": 9}]``. A molecule
             that occurs in several sources is taken from the first one. Ids have the form "sdf:mol1". Labels

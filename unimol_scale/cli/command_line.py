@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from unimol_scale.cli.settings_help import settings_text
 from unimol_scale.config import keys_of
-from unimol_scale.errors import LIKELY, suggested_keys
+from unimol_scale.errors import ABBREVIATIONS, LIKELY, suggested_keys
 from unimol_scale.former_settings import former_names, present_name
 
 SETTINGS = "assignments"  # the positional argument that takes key=value
@@ -151,14 +151,17 @@ class CommandParser(argparse.ArgumentParser):
         if not flag.startswith("--") or flag == "--" or any(name.startswith(flag) for name in known):
             return ""
         name = flag.removeprefix("--").replace("-", "_")
-        hyphened = f"--{name.replace('_', '-')}"
+        plain = name.replace("_", "-")
         name = present_name(self._settings()[0], name) if self._settings is not None else name
         likely = suggested_keys(name, self._keys())
-        same = [key for key in likely if key.rpartition(".")[2] == name.rpartition(".")[2]]
-        # In this order: a flag of that name, a setting of that name in any group, a flag with a similar name.
-        alike = difflib.get_close_matches(hyphened, known, n=1, cutoff=_ALIKE)
-        if alike and (hyphened in known or not same):
-            return f"did you mean {alike[0]}?"
+        leaf = name.rpartition(".")[2]
+        same = [key for key in likely if key.rpartition(".")[2] in (leaf, ABBREVIATIONS.get(leaf))]
+        # A flag of that very name, then a setting of that name or abbreviation, then the flag that is spelt alike. The
+        # hyphens that all flags begin with do not count: --lr is not like --help.
+        flags = [other.removeprefix("--") for other in known]
+        alike = difflib.get_close_matches(plain, flags, n=1, cutoff=_ALIKE)
+        if alike and (plain in flags or not same):
+            return f"did you mean --{alike[0]}?"
         if not likely:
             return ""
         if not any(action.dest == SETTINGS for action in self._actions):

@@ -105,8 +105,8 @@ class ProgressDisplay:
             with contextlib.suppress(OSError):
                 self._bar.stop()
 
-    def update(self, completed: int, **fields: Any) -> None:  # noqa: ANN401
-        """Advance the bar and set fields of its columns; do nothing if there is no bar."""
+    def update(self, completed: float, **fields: Any) -> None:  # noqa: ANN401
+        """Move the bar and change fields of its columns; does nothing where there is none."""
         if self._bar is not None:
             with contextlib.suppress(OSError):
                 self._bar.update(self._task, completed=completed, **fields)

@@ -8,9 +8,10 @@ SKIPPED_NAME = "skipped.jsonl"
 CURVE_NAME = "curve.png"
 TENSORBOARD = "tensorboard"
 CHECKPOINTS = "checkpoints"
-MODEL_FOLDER = "model"  # the weights of a finished run
-MODEL_CARD_NAME = "README.md"  # in the folder of a packaged model
-FINETUNED_NAME = "finetuned.json"  # in the folder of a fine-tuned model, not of a run
+LATEST = "latest"  # among the checkpoints: a file with the name of the newest
+MODEL_FOLDER = "model"  # of a finished run
+MODEL_CARD_NAME = "README.md"  # of a model that was made ready for others
+FINETUNED_NAME = "finetuned.json"  # of a fine-tuned model, whose folder is not a run's
 SUMMARY_SCHEMA_VERSION = 1
 UNIQUE = "unique_molecules"  # key of the summary: number of distinct molecules in the training split
 # A run has diverged if its last validation loss exceeds its best one by this factor.

@@ -58,6 +58,13 @@ def duration(seconds: float) -> str:
     return f"{seconds / length:,.1f} {name}"
 
 
+def duration_range(low: float, high: float) -> str:
+    """Return two times, in seconds, in the unit that suits the longer one: 13 to 36 min; one if they read alike."""
+    length, name = time_unit(high)
+    low_text, high_text = (f"{value / length:.{0 if value >= 9.5 * length else 1}f}" for value in (low, high))
+    return f"{high_text} {name}" if low_text == high_text else f"{low_text} to {high_text} {name}"
+
+
 def clock(seconds: float) -> str:
     """Return a duration as hours, minutes and seconds, such as 0:03:20; from one day up such as 12 d 4:05:00."""
     minutes, second = divmod(round(seconds), 60)

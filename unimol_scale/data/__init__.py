@@ -1,1 +1,1 @@
-"""From a conformer store to batches: who is in a step, what is hidden from the model, and the padded arrays."""
+"""From a conformer store to batches: which molecules a step sees, what the model does not see of them, and padding."""

@@ -20,14 +20,14 @@ class MoleculeBatch:
         num_atoms_B: int32.
         valid_BA: bool, true at real atoms.
         atomic_number_BA: uint8, 0 at padding.
-        atom_features_BA8: uint8, raw codes; column and code are places in ``schema.ATOM_VOCABULARIES``.
+        atom_features_BA8: uint8, raw codes; columns and codes index ``schema.ATOM_VOCABULARIES``.
         degree_BA: uint8, bonds of each atom in the stored graph.
-        bond_features_BAA3: uint8, 0 where no bond, else raw code + 1, likewise of ``schema.BOND_VOCABULARIES``.
+        bond_features_BAA3: uint8, 0 where there is no bond, otherwise raw code + 1, for ``schema.BOND_VOCABULARIES``.
         path_BAA: int16, shortest path in bonds; ``PATH_UNREACHABLE`` between fragments.
-        coordinates_BA3: float32, Å, of the conformer chosen; 0 at padding.
+        coordinates_BA3: float32, Å, of the chosen conformer; 0 at padding.
         planar_BA3: float32, Å, the 2D depiction in the plane z = 0; 0 at padding.
-        conformer_origin_B: uint8, codes of ``schema.ConformerOrigin`` of the conformer chosen.
-        labels_BL: float64, those asked for, in the store's units; NaN where missing.
+        conformer_origin_B: uint8, codes of ``schema.ConformerOrigin`` for the chosen conformer.
+        labels_BL: float64, the requested labels in the store's units; NaN where missing.
     """
 
     num_atoms_B: npt.NDArray[np.int32]

@@ -4,17 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unimol_scale.data.loader import Corruption, SampleT, StepLoader
+from unimol_scale.data.molecule_reader import Conformers, Hydrogens, MoleculeReader
 from unimol_scale.data.steps.order import Order
 from unimol_scale.data.steps.planner import StepPlanner, ValidationPlanner
-from unimol_scale.data.molecule_reader import Conformers, Hydrogens, MoleculeReader
 from unimol_scale.errors import ConfigError, StoreError
 from unimol_scale.store.remote import DEFAULT_CACHE, DEFAULT_CACHE_BYTES, is_url, open_remote_store
 from unimol_scale.store.shards import Store, open_store
 
 REMOTE_WINDOW = 16
-# Padded pairs of a micro-batch where they are neither set nor chosen from a device's memory.
+# Padded pairs of a micro-batch if they are neither set nor derived from a device's memory.
 DEFAULT_MAX_PAIRS = 40_000
-# Validation draws from its own seed, whatever the run's: runs of different seeds are scored on the same corruptions.
+# Validation has its own seed, independent of the run's, so that runs with different seeds see the same corruptions.
 VALIDATION_SEED = 20_240_614
 
 
@@ -23,20 +23,20 @@ class DataConfig:
     """How batches are made from a store.
 
     Attributes:
-        path: the store: a directory, or the URL of one.
-        max_pairs: most padded pairs Σ(n+1)² of one micro-batch, virtual node included: the memory budget. None: a run
-            on GPUs takes as many as their memory holds, any other 40,000.
-        conformers: which one of a molecule an epoch sees: ``random``, ``in_turn`` or ``first``.
-        hydrogens: ``as_stored``; ``keep`` demands a store that has them as atoms; ``drop`` leaves them out.
-        labels: names of the store's labels that go into the batches.
-        shuffle_window: shards among which an epoch's order is random, one such window after another; None: all of
-            them at once. Stores behind a URL always have one; see ``window``.
-        cache_dir: directory on a local disk for shards of stores behind a URL.
-        cache_bytes: most bytes of them that are kept; the ranks and workers of a machine share them.
-        workers: loader processes of each rank; 0 loads in the rank itself.
-        prefetch: micro-batches each worker prepares ahead.
-        validation_molecules: most molecules of the validation split that are scored.
-        validation_repeats: corruptions of each validation molecule; more make the loss less noisy.
+        path: directory or URL of the store.
+        max_pairs: upper limit on the padded pairs Σ(n+1)² of one micro-batch, virtual node included; it bounds memory.
+            None: as many as fit in the memory of the GPU, or 40,000 without one.
+        conformers: which conformer of a molecule an epoch uses: ``random``, ``in_turn`` or ``first``.
+        hydrogens: ``as_stored``; ``keep`` requires a store with hydrogens as atoms; ``drop`` leaves them out.
+        labels: names of the store's labels to put into the batches.
+        shuffle_window: number of shards among which molecules are shuffled; an epoch reads one such window after
+            another. None: all shards. A store behind a URL always uses windows; see ``window``.
+        cache_dir: directory on a local disk for the shards of a store behind a URL.
+        cache_bytes: upper limit on the bytes of these shards; all ranks and workers of a machine share them.
+        workers: loader processes per rank; 0 loads in the rank itself.
+        prefetch: micro-batches that each worker prepares ahead.
+        validation_molecules: upper limit on the number of validation molecules that are scored.
+        validation_repeats: corruptions per validation molecule; more make the loss less noisy.
     """
 
     path: str
@@ -65,12 +65,12 @@ class DataConfig:
 
     @property
     def pair_budget(self) -> int:
-        """``max_pairs``, or what it is where nobody has chosen it."""
+        """``max_pairs``, or its default if it is not set."""
         return DEFAULT_MAX_PAIRS if self.max_pairs is None else self.max_pairs
 
     @property
     def window(self) -> int | None:
-        """``shuffle_window``, which is ``REMOTE_WINDOW`` for a store behind a URL unless it is set."""
+        """``shuffle_window``, or ``REMOTE_WINDOW`` for a store behind a URL if it is not set."""
         return REMOTE_WINDOW if self.shuffle_window is None and is_url(self.path) else self.shuffle_window
 
 
@@ -79,7 +79,7 @@ def open_store_of(config: DataConfig) -> Store:
 
     Raises:
         StoreError: missing, unfinished or unreadable.
-        ConfigError: the cache does not hold the shards among which molecules are shuffled.
+        ConfigError: the cache is too small for the shards among which molecules are shuffled.
     """
     if not is_url(config.path):
         return open_store(config.path)
@@ -88,8 +88,8 @@ def open_store_of(config: DataConfig) -> Store:
     largest = sorted((shard.bytes for split in store.manifest.splits.values() for shard in split.shards), reverse=True)
     if (needed := sum(largest[: config.window])) > config.cache_bytes:
         raise ConfigError(
-            f"data.cache_bytes {config.cache_bytes:,} does not hold the {config.window} shards of data.shuffle_window "
-            f"({needed:,} bytes); raise the one or lower the other"
+            f"data.cache_bytes {config.cache_bytes:,} is too small for the {config.window} shards of "
+            f"data.shuffle_window ({needed:,} bytes); raise data.cache_bytes or lower data.shuffle_window"
         )
     return store
 
@@ -104,8 +104,8 @@ def reader_of(config: DataConfig, split: str) -> MoleculeReader:
     """Return the reader of a split.
 
     Raises:
-        StoreError: the store is missing, unfinished, damaged or the split has no molecules.
-        ConfigError: the store lacks what is asked for.
+        StoreError: the store is missing, unfinished or damaged, or the split has no molecules.
+        ConfigError: the store lacks something that the configuration asks for.
     """
     store = open_store_of(config)
     reader = MoleculeReader(
@@ -129,16 +129,16 @@ def training_loader(
     """Return the loader of training steps.
 
     Args:
-        config: of the data.
-        corruption: of the objective.
-        batch_size: molecules of a step, of all ranks.
-        seed: of the run.
-        rank: of this process.
-        world_size: ranks.
+        config: data settings.
+        corruption: corruption of the objective.
+        batch_size: molecules of a step over all ranks.
+        seed: seed of the run.
+        rank: rank of this process.
+        world_size: number of ranks.
         at_once: micro-batches that a rank computes side by side.
 
     Raises:
-        StoreError: the store is missing, unfinished, damaged or has no training molecules.
+        StoreError: the store is missing, unfinished or damaged, or has no training molecules.
         ConfigError: the global batch does not divide among the ranks.
     """
     if batch_size % world_size:
@@ -154,10 +154,10 @@ def training_loader(
 def validation_loader(
     config: DataConfig, corruption: Corruption[SampleT], *, rank: int, world_size: int
 ) -> StepLoader[SampleT]:
-    """Return the loader of validation; its step r is corruption r of the fixed validation molecules.
+    """Return the loader of validation. Its step r applies corruption r to the fixed validation molecules.
 
     Raises:
-        StoreError: the store is missing, unfinished, damaged or has no validation molecules.
+        StoreError: the store is missing, unfinished or damaged, or has no validation molecules.
     """
     reader = reader_of(config, "valid")
     batch_size = min(config.validation_molecules, len(reader))

@@ -20,7 +20,7 @@ def pad(flat: npt.NDArray[Any], valid_BA: npt.NDArray[np.bool_]) -> npt.NDArray[
 
 
 def dense_bonds(columns: MoleculeColumns, num_slots: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Return the bond matrix [B, A, A, 3] uint8 (0 where no bond, else raw code + 1) and the degrees [B, A] uint8.
+    """Return the bond matrix, uint8 [B, A, A, 3] (0: no bond, else raw code + 1), and the degrees, uint8 [B, A].
 
     Args:
         columns: ragged molecules.
@@ -37,10 +37,10 @@ def dense_bonds(columns: MoleculeColumns, num_slots: int) -> tuple[npt.NDArray[n
 
 
 def shortest_paths(bonded_BAA: npt.NDArray[np.bool_]) -> npt.NDArray[np.int16]:
-    """Return shortest paths in bonds [B, A, A] int16; 0 on the diagonal, ``PATH_UNREACHABLE`` where there is none.
+    """Return shortest paths in bonds, int16 [B, A, A]; 0 on the diagonal, ``PATH_UNREACHABLE`` where there is no path.
 
-    Breadth-first search from all atoms of all molecules at once: as many rounds as the longest path of the batch, each
-    one batched product of the frontier with the bond matrix.
+    Breadth-first search from all atoms of all molecules at once. It takes as many rounds as the longest path in the
+    batch has bonds; each round is one batched product of the frontier with the bond matrix.
     """
     B, A, _ = bonded_BAA.shape
     path_BAA = np.full((B, A, A), vocab.PATH_UNREACHABLE, dtype=np.int16)

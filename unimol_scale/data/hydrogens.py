@@ -1,9 +1,9 @@
-"""Molecules without their hydrogens, all of a batch at once. NumPy only. Shapes: B molecules, A atoms and E bonds in all.
+"""Removes hydrogens from all molecules of a batch at once. NumPy only. Shapes: B molecules; A atoms and E bonds in all.
 
-A hydrogen goes if it has no charge and its one bond leads to another element, as where the builder removes them: those
-of H₂, bridges, hydrides and bare protons stay, so that no molecule is left without atoms or with another charge.
-Deuterium goes too: a store does not say which hydrogens have a mass number, except in the SMILES. Features of the other
-atoms need no change, since a store counts hydrogens in them either way.
+A hydrogen is removed if it is uncharged and its only bond leads to another element, as in the builder. Those of H₂,
+bridges, hydrides and bare protons stay, so that no molecule loses all its atoms or changes its charge. Deuterium is
+removed too: a store records mass numbers only in the SMILES. Features of the other atoms do not change, since a store
+counts hydrogens in them either way.
 """
 
 import dataclasses
@@ -19,19 +19,19 @@ UNCHARGED = ATOM_VOCABULARIES["formal_charge"].index("0")
 
 
 def heavy_counts(columns: MoleculeColumns) -> npt.NDArray[np.int32]:
-    """Return the atoms that ``drop_hydrogens`` leaves of each molecule, int32 [B]."""
+    """Return how many atoms ``drop_hydrogens`` leaves of each molecule, int32 [B]."""
     return _per_molecule(_kept_atoms(columns), columns.num_atoms)
 
 
 def drop_hydrogens(columns: MoleculeColumns) -> MoleculeColumns:
-    """Return the molecules without hydrogens, geometries centred anew."""
+    """Return the molecules without hydrogens and with their geometries centred again."""
     kept_A = _kept_atoms(columns)
     first_B = np.cumsum(columns.num_atoms) - columns.num_atoms
     bonds_E2 = columns.bond_index + np.repeat(first_B, columns.num_bonds)[:, None]
     kept_E: npt.NDArray[np.bool_] = kept_A[bonds_E2[:, 0]] & kept_A[bonds_E2[:, 1]]
     num_atoms = _per_molecule(kept_A, columns.num_atoms)
     num_bonds = _per_molecule(kept_E, columns.num_bonds)
-    # Atoms are numbered again from 0 within each molecule.
+    # Atoms are renumbered from 0 within each molecule.
     number_A = np.cumsum(kept_A) - 1
     first_kept_B = np.cumsum(num_atoms) - num_atoms
     index_E2 = number_A[bonds_E2[kept_E]] - np.repeat(first_kept_B, num_bonds)[:, None]
@@ -49,7 +49,7 @@ def drop_hydrogens(columns: MoleculeColumns) -> MoleculeColumns:
 
 
 def _kept_atoms(columns: MoleculeColumns) -> npt.NDArray[np.bool_]:
-    """Return the atoms that stay, bool [A]."""
+    """Return which atoms stay, bool [A]."""
     A = len(columns.atomic_number)
     first_B = np.cumsum(columns.num_atoms) - columns.num_atoms
     bonds_E2 = columns.bond_index + np.repeat(first_B, columns.num_bonds)[:, None]

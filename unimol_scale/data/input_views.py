@@ -1,9 +1,9 @@
-"""How molecules are shown to a model, as a 2D graph, a 3D conformer or both, and which of these pretraining has shown.
+"""How a model sees molecules (2D graph, 3D conformer or both), and which of these views its pretraining has used.
 
-Pretraining objectives hide things in different ways: Uni-Mol2 gives what is hidden a code of its own, MoleBlend leaves
-it out of the pair track, and Uni-Mol2's 2D is the flat depiction as geometry. An embedding that an objective never
-reads is never trained. So an objective says which views it shows, the model's file keeps them, and whatever uses the
-model later shows molecules in the same way. Imports no torch.
+Pretraining objectives hide things in different ways: Uni-Mol2 gives hidden features a code of their own, MoleBlend
+leaves them out of the pair track, and Uni-Mol2's 2D view is the flat depiction used as geometry. An embedding that an
+objective never reads is never trained. So an objective states which views it uses, the model's file records them, and
+whatever uses the model later shows molecules in the same way. Imports no torch.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,20 +15,20 @@ from unimol_scale.errors import ConfigError, nearest
 
 Inputs = Literal["2d", "3d", "2d+3d"]
 Relation = Literal["path", "edge", "distance"]
-# From the one that says most of a molecule to the one that says least.
+# From the most informative view of a molecule to the least.
 RICHEST_FIRST: tuple[Inputs, ...] = ("2d+3d", "3d", "2d")
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputView:
-    """One way to show molecules; elements are always shown.
+    """One way to show molecules to a model. Elements are always shown.
 
     Attributes:
-        atom_features: ``all``; ``own``: charge and radicals, while those that describe an atom's bonds have the code of
-            what is hidden; ``hidden``: all of them, and degrees, bonds and paths, have that code.
-        degree: whether an atom's number of bonds is shown; else it has the code of what is hidden.
-        pairs: relations that enter the pair track; the others are zeros there.
-        geometry: whose distances are shown: of the ``conformer``, of the ``planar`` depiction, or ``none``.
+        atom_features: ``all``; ``own``: charge and radicals only, with the code for "hidden" for features that depend
+            on an atom's bonds; ``hidden``: that code for all features, degrees, bonds and paths.
+        degree: whether an atom's number of bonds is shown; otherwise it has the code for "hidden".
+        pairs: relations that enter the pair track; the others are zero there.
+        geometry: source of the distances: the ``conformer``, the ``planar`` depiction, or ``none``.
     """
 
     atom_features: Literal["all", "own", "hidden"] = "all"
@@ -41,7 +41,7 @@ class InputView:
             raise ConfigError(f"pairs {list(self.pairs)} and geometry {self.geometry} contradict each other")
 
 
-# What each input means to a model of which nothing else is known, and has always meant to it.
+# The view for each input of a model about which nothing else is known, as it has always been.
 STANDARD_VIEWS: Mapping[Inputs, InputView] = MappingProxyType(
     {
         "2d": InputView(pairs=("path", "edge"), geometry="none"),
@@ -53,10 +53,10 @@ STANDARD_VIEWS: Mapping[Inputs, InputView] = MappingProxyType(
 
 @dataclass(frozen=True, kw_only=True)
 class InputsSeen:
-    """What pretraining has shown to a model.
+    """The views that pretraining has used for a model.
 
     Attributes:
-        views: ``2d``, ``3d`` or ``2d+3d`` → how it was shown; one that was never shown is left out.
+        views: ``2d``, ``3d`` or ``2d+3d`` → how it was shown; inputs that were never shown are absent.
     """
 
     views: Mapping[str, InputView]
@@ -68,15 +68,15 @@ class InputsSeen:
 
     @property
     def inputs(self) -> tuple[Inputs, ...]:
-        """The inputs that were shown, the richest first."""
+        """The inputs that were shown, the most informative first."""
         return tuple(inputs for inputs in RICHEST_FIRST if inputs in self.views)
 
 
 def joined(seen: Iterable[InputsSeen]) -> InputsSeen:
-    """Return what a model has seen that learnt several objectives; of two views of one input, the one that shows more.
+    """Combine what several objectives have shown to a model; of two views of one input, keep the more informative one.
 
     Args:
-        seen: what each of them shows; of two that show as much, the first counts.
+        seen: views used by each objective; of equally informative views, the first is kept.
     """
     views: dict[str, InputView] = {}
     for one in seen:

@@ -1,7 +1,7 @@
-"""Micro-batches read and corrupted ahead of the trainer by worker processes, which may die without harm.
+"""Micro-batches that worker processes read and corrupt ahead of the trainer; a worker that dies is replaced.
 
-An item of the dataset is one micro-batch, addressed by its step and its molecules: workers may prepare them in any order
-and the result is the same. Steps are planned in the rank alone, once each.
+An item of the dataset is one micro-batch, addressed by its step and molecules, so workers may prepare them in any order
+with the same result. Steps are planned only in the rank, once each.
 """
 
 import multiprocessing
@@ -25,11 +25,11 @@ from unimol_scale.data.transfer import Packed, pack
 from unimol_scale.errors import RunError
 
 SampleT = TypeVar("SampleT")
-# What an objective does to a clean batch at a step.
+# What an objective does to a clean batch in a step.
 Corruption = Callable[[MoleculeBatch, MoleculeKeys, int], SampleT]
 # A step, and the molecules of one of its micro-batches.
 Address = tuple[int, MoleculeKeys]
-# What torch says when a worker was killed rather than raised.
+# The beginning of torch's message when a worker was killed rather than raised an error.
 _DEAD_WORKER = "DataLoader worker (pid"
 MAX_DEATHS = 5
 _WARNINGS = "PYTHONWARNINGS"
@@ -40,8 +40,8 @@ class MicroBatchDataset(Dataset[Packed[SampleT]], Generic[SampleT]):
     """Micro-batches, addressed by (step, keys of their molecules).
 
     Args:
-        reader: of the molecules.
-        corruption: of the objective.
+        reader: reads the molecules.
+        corruption: corruption of the objective.
     """
 
     def __init__(self, reader: Reader, corruption: Corruption[SampleT]) -> None:
@@ -53,13 +53,13 @@ class MicroBatchDataset(Dataset[Packed[SampleT]], Generic[SampleT]):
         step, keys = address
         packed = pack(self._corruption(self._reader.read(keys), keys, step))
         if get_worker_info() is not None:
-            # The queue would do it later, in a thread whose errors reach nobody: a full /dev/shm is told from here.
+            # The queue would do this later, in a thread whose errors nobody sees. Here a full /dev/shm raises an error.
             packed.block.share_memory_()  # type: ignore[no-untyped-call]
         return packed
 
 
 class _Addresses(Sampler[Address]):
-    """The micro-batches of one rank in consecutive steps, in order."""
+    """The micro-batches of one rank over consecutive steps, in order."""
 
     def __init__(self, planner: StepPlanner, first: int, last: int, *, rank: int, seed: int) -> None:
         self._planner, self._first, self._last = planner, first, last
@@ -74,16 +74,16 @@ class _Addresses(Sampler[Address]):
 
 
 class StepLoader(Generic[SampleT]):
-    """Iterates over steps; each is the list of this rank's micro-batches, prepared ahead by worker processes.
+    """Iterates over steps. Each is the list of this rank's micro-batches, prepared ahead by worker processes.
 
     Args:
         planner: step → molecules, epochs and micro-batch plan.
-        reader: of the molecules.
-        corruption: of the objective.
-        rank: of this process.
-        seed: of the run, for corruptions.
-        workers: processes; 0 prepares in this one.
-        prefetch: micro-batches each of them prepares ahead.
+        reader: reads the molecules.
+        corruption: corruption of the objective.
+        rank: rank of this process.
+        seed: seed of the run, for corruptions.
+        workers: number of processes; 0 prepares micro-batches in this process.
+        prefetch: micro-batches that each worker prepares ahead.
     """
 
     def __init__(
@@ -107,11 +107,11 @@ class StepLoader(Generic[SampleT]):
     def steps(self, first: int, last: int) -> Iterator[list[SampleT]]:
         """Yield the micro-batches of the steps first, …, last − 1.
 
-        A worker process that is killed from outside costs nothing but time: what it had in hand is prepared again.
+        A worker process that is killed from outside costs only time: its current micro-batches are prepared again.
 
         Raises:
-            RunError: workers die again and again at the same micro-batch, or the system refuses them shared memory or
-                open files.
+            RunError: workers keep dying at the same micro-batch, or the system refuses them shared memory or open
+                files.
         """
         step, deaths = first, 0
         while step < last:
@@ -132,7 +132,7 @@ class StepLoader(Generic[SampleT]):
                         f"loader processes died {deaths} times at step {step}: {error}. If memory ran out, lower "
                         "data.workers or data.prefetch"
                     ) from error
-                warnings.warn(f"a loader process died at step {step} and is replaced: {error}", stacklevel=2)
+                warnings.warn(f"a loader process died at step {step} and was replaced: {error}", stacklevel=2)
 
     def _loader(self, first: int, last: int) -> DataLoader[Packed[SampleT]]:
         if self._workers:
@@ -150,16 +150,16 @@ class StepLoader(Generic[SampleT]):
 
 
 def _start_loader_server() -> None:
-    """Start the process that loader processes are forked from, deaf to the signals that stop a run.
+    """Start the server from which loader processes are forked, ignoring the signals that stop a run.
 
-    A batch system and a terminal send them to every process, and the rank has a state to save first. Its children are
-    deaf as well; they end with their rank: see ``_prepare_worker``.
+    A batch system or terminal sends these signals to every process, but the rank must save its state first. The
+    server's children ignore them as well and end with their rank: see ``_prepare_worker``.
     """
-    if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
+    if threading.current_thread() is not threading.main_thread():  # handlers can be set only there
         return
     before = {number: signal.signal(number, signal.SIG_IGN) for number in _STOP_SIGNALS}
     filters = os.environ.get(_WARNINGS)
-    # A rank that ends at once leaves semaphores behind; the process that removes them need not tell of each.
+    # A rank that ends abruptly leaves semaphores behind; the process that removes them need not report each one.
     os.environ[_WARNINGS] = ",".join(filter(None, (filters, "ignore:resource_tracker:UserWarning")))
     try:
         forkserver.ensure_running()
@@ -172,32 +172,32 @@ def _start_loader_server() -> None:
 
 
 def _prepare_worker(worker: int) -> None:
-    """Let this loader process end when its rank is gone, however the rank ended, and when a batch cannot be sent.
+    """Make this loader process end when its rank is gone, however that ended, or when a batch cannot be sent.
 
-    torch's own watch asks for the parent process, which is the server here; and the server lives as long as one of its
-    children does, since each of them holds the pipe by whose end it would know.
+    torch watches the parent process, which here is the fork server. The server in turn lives as long as any of its
+    children, since each of them holds open the pipe whose closing would tell it to end.
     """
-    rank = multiprocessing.parent_process()  # whoever asked the server for this process
+    rank = multiprocessing.parent_process()  # the rank that requested this process
     assert rank is not None, "loader processes are not forked from the rank itself"
 
     def watch() -> None:
         rank.join()
         os._exit(1)
 
-    # The thread that sends batches would print the error, leave the batch out, and let the rank wait for ever.
+    # The thread that sends batches would only print the error and drop the batch, and the rank would wait for ever.
     queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
     threading.Thread(target=watch, name="end with the rank", daemon=True).start()
 
 
 def _is_death(error: Exception) -> bool:
-    """Return whether an error says that a loader process has died, and not what it was doing."""
-    # It may die between the batch and the descriptor of its memory, which is fetched by a connection to it. What a
-    # loader process raises itself begins with "Caught".
+    """Return whether an error means that a loader process has died, rather than that its work failed."""
+    # A worker may die between sending a batch and sending the descriptor of its memory, which needs a connection to it.
+    # Errors that a loader process raises itself begin with "Caught".
     lost = isinstance(error, (ConnectionError, FileNotFoundError, EOFError)) and not str(error).startswith("Caught ")
     return lost or _DEAD_WORKER in str(error)
 
 
 def _end_worker(error: Exception, item: object) -> None:
-    """End this loader process, which the rank notices; the error is told through standard error."""
+    """End this loader process, which the rank notices; report the error on standard error."""
     print(f"a loader process cannot send a batch: {explain(error) or error}", file=sys.stderr, flush=True)
     os._exit(1)

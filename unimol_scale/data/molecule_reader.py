@@ -1,4 +1,4 @@
-"""What is read of a split: which conformer of a molecule, with or without hydrogens, which labels. NumPy only."""
+"""Reads the molecules of a split: chooses conformers, keeps or drops hydrogens, selects labels. NumPy only."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -8,8 +8,8 @@ import numpy as np
 
 from unimol_scale.data.batch import MoleculeBatch, collate
 from unimol_scale.data.corrupt import STREAM_CONFORMER
-from unimol_scale.data.steps.micro_batches import Int32, Int64
 from unimol_scale.data.hydrogens import drop_hydrogens, heavy_counts
+from unimol_scale.data.steps.micro_batches import Int32, Int64
 from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.errors import ConfigError, nearest
 from unimol_scale.store.shards import Store, StoreSplit
@@ -19,19 +19,19 @@ Hydrogens = Literal["as_stored", "keep", "drop"]
 
 
 class MoleculeReader:
-    """Reads the molecules of one split as padded batches. It travels to loader processes.
+    """Reads the molecules of one split as padded batches. Instances are pickled to loader processes.
 
     Args:
-        store: a finished one.
+        store: a finished store.
         split: "train" or "valid".
-        conformers: ``random``: one drawn for every epoch; ``in_turn``: another one every epoch, each once before any
-            comes again, from a random one on; ``first``: always the first.
-        hydrogens: ``keep`` demands a store that has them as atoms, ``drop`` leaves them out.
-        labels: names of those that go into the batches, in this order.
+        conformers: ``random``: one drawn in every epoch; ``in_turn``: a different one each epoch, starting from a
+            random one, until all have been used; ``first``: always the first.
+        hydrogens: ``keep`` requires a store with hydrogens as atoms, ``drop`` leaves them out.
+        labels: names of the labels to put into the batches, in this order.
 
     Raises:
         StoreError: the store has no such split.
-        ConfigError: it has no such label, or no hydrogens to keep.
+        ConfigError: the store lacks one of the labels, or hydrogens that should be kept.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class MoleculeReader:
         manifest = store.manifest
         if hydrogens == "keep" and not manifest.hydrogens:
             raise ConfigError(
-                f"data.hydrogens is keep, and the store at {store.location} has none as atoms; "
-                "build one with: unimol-scale build --hydrogens"
+                f"data.hydrogens is keep, but the store at {store.location} has no hydrogens as atoms; build one "
+                "with: unimol-scale build --hydrogens"
             )
         known = list(manifest.labels)
         for name in labels:
@@ -64,7 +64,7 @@ class MoleculeReader:
 
     @property
     def largest(self) -> int:
-        """Atoms of the largest molecule, hydrogens counted if they are stored."""
+        """Atoms of the largest molecule, including stored hydrogens."""
         return max(int(size) for size in self.split.entry.size_histogram)
 
     def num_atoms(self, molecule_B: Int64) -> Int32:
@@ -74,7 +74,7 @@ class MoleculeReader:
         return self.split.sizes(molecule_B)[0]
 
     def read(self, keys: MoleculeKeys) -> MoleculeBatch:
-        """Return the molecules of ``keys`` at their epochs, padded."""
+        """Return the molecules of ``keys``, at their epochs, as a padded batch."""
         columns = self.split.gather(keys.molecule_B, self._chosen(keys))
         if self._drops:
             columns = drop_hydrogens(columns)
@@ -85,7 +85,7 @@ class MoleculeReader:
         self.split.prefetch(shards)
 
     def _chosen(self, keys: MoleculeKeys) -> Int64 | None:
-        """Return the conformer of each molecule, int64 [B]; None: the first."""
+        """Return the conformer of each molecule, int64 [B]; None stands for the first of each."""
         if self._conformers == "first":
             return None
         num_conformers_B = self.split.sizes(keys.molecule_B)[1]

@@ -1,6 +1,6 @@
-"""What is shown and predicted of a pair of atoms: path length and the bonds along a shortest path. NumPy only.
+"""Relations of atom pairs, as inputs and targets: path length and the bonds along a shortest path. NumPy only.
 
-Source: MoleBlend (arXiv 2307.06235) and its public code. Everything is vectorised over the batch; RDKit is not touched.
+Source: MoleBlend (arXiv 2307.06235) and its public code. Everything is vectorised over the batch, without RDKit.
 Shapes: B molecules, A atoms (padded), S = 5 hops.
 """
 
@@ -17,15 +17,15 @@ Int16 = npt.NDArray[np.int16]
 
 NO_CLASS = -1
 
-# The four bond types have a class each; a bond of any other kind (dative, zero order, …) has none and its hop is not
-# predicted. Same side (cis) and opposite side (trans) are one class each, however the sides were named; a double bond
-# that may be either is as good as one without stereo.
+# Each of the four bond types has classes. A bond of any other kind (dative, zero order, …) has no class, and its hop is
+# not predicted. Same side (cis) and opposite side (trans) are one class each, whatever names the stereo uses. A double
+# bond that may be either counts as one without stereo.
 _TYPE_CLASS = {"SINGLE": 0, "DOUBLE": 1, "TRIPLE": 2, "AROMATIC": 3}
 _STEREO_CLASS = {"NONE": 0, "ANY": 0, "Z": 1, "CIS": 1, "E": 2, "TRANS": 2}
 
 
 def _bond_classes() -> Int8:
-    """Return the table [6, 7, 3] from stored codes plus one (zero where no bond) to the 24 classes."""
+    """Return the table [6, 7, 3] that maps stored codes plus one (0: no bond) to the 24 classes."""
     types, stereos, conjugated = BOND_VOCABULARIES.values()
     table = np.full((len(types) + 1, len(stereos) + 1, len(conjugated) + 1), NO_CLASS, dtype=np.int8)
     for i, kind in enumerate(types):
@@ -38,24 +38,24 @@ def _bond_classes() -> Int8:
 
 BOND_CLASSES = _bond_classes()
 assert BOND_CLASSES.max() + 1 == vocab.NUM_EDGE_CLASSES
-# Kind of bond, from 1 → its three features as a batch holds them: stored codes plus one. Kind 0 is no bond.
+# Kind of bond, from 1 → its three features as in a batch: stored codes plus one. Kind 0 means no bond.
 KIND_FEATURES = np.array(
     [[0, 0, 0], *(np.indices([len(words) for words in BOND_VOCABULARIES.values()]).reshape(3, -1).T + 1)],
     dtype=np.uint8,
 )
 assert len(KIND_FEATURES) == vocab.NUM_BOND_KINDS
-# Kind of bond → its class as a target; no bond has none.
+# Kind of bond → its class as a target; kind 0 has none.
 KIND_CLASSES: Int8 = np.array([NO_CLASS, *(BOND_CLASSES[tuple(kind)] for kind in KIND_FEATURES[1:])], dtype=np.int8)
-# No list of kinds of bonds, as a number, is as large.
+# Larger than any list of bond kinds encoded as a number.
 _NO_WAY = np.int32(2**31 - 1)
 assert vocab.NUM_BOND_KINDS**vocab.NUM_HOPS < _NO_WAY
 
 
 def path_classes(path_BAA: Int16, valid_BA: Bool) -> Int8:
-    """Return the class of each pair's path, int8 [B, A, A]: lengths 1 to 10 are 0 to 9, all longer ones 10.
+    """Return the class of each pair's path, int8 [B, A, A]: lengths 1 to 10 have classes 0 to 9, all longer ones 10.
 
     The diagonal, pairs without a path and padding have ``NO_CLASS``. (The paper's last class ends at 19 bonds; here it
-    has no end, so that long molecules are not left out.)
+    is unbounded, so that long molecules are not left out.)
     """
     class_BAA = np.minimum(path_BAA, vocab.NUM_PATH_CLASSES).astype(np.int8) - np.int8(1)
     class_BAA[(path_BAA == vocab.PATH_UNREACHABLE) | ~different_atoms(valid_BA)] = NO_CLASS
@@ -63,14 +63,14 @@ def path_classes(path_BAA: Int16, valid_BA: Bool) -> Int8:
 
 
 def edge_classes(bond_features_BAA3: UInt8, path_BAA: Int16) -> Int8:
-    """Return the classes of the first five bonds on the way from i to j, int8 [B, A, A, S].
+    """Return the classes of the first five bonds along a path from i to j, int8 [B, A, A, S].
 
-    The way is one shortest path: at every atom it goes on to the neighbour of lowest index that is closer to the end.
-    Hops behind the end, pairs without a path, the diagonal and padding have ``NO_CLASS``.
+    Of all shortest paths, the one is used that goes, at every atom, to the neighbour of lowest index closer to j.
+    Hops beyond the end, pairs without a path, the diagonal and padding have ``NO_CLASS``.
     """
     B, A, _ = path_BAA.shape
     next_BAA, first_BAA = _first_hops(bond_features_BAA3, path_BAA)
-    # At j the way to j stays where it is, on a bond without class: nothing behind the end needs a mask.
+    # At j the path stays in place, on a bond without a class, so hops beyond the end need no mask.
     place_BAA = np.arange(B * A * A).reshape(B, A, A)
     start_BAA = place_BAA - np.arange(A)[:, None] * A  # (b, 0, j): where the rows of molecule b begin
     step = (start_BAA + next_BAA * np.intp(A)).ravel()
@@ -85,7 +85,7 @@ def edge_classes(bond_features_BAA3: UInt8, path_BAA: Int16) -> Int8:
 
 
 def bond_kinds(bond_features_BAA3: UInt8) -> UInt8:
-    """Return the kind of each pair's bond, uint8 [B, A, A], a row of ``KIND_FEATURES``; 0 where there is no bond."""
+    """Return the kind of each pair's bond, uint8 [B, A, A], a row index of ``KIND_FEATURES``; 0 if there is no bond."""
     _, num_stereos, num_conjugated = (len(words) for words in BOND_VOCABULARIES.values())
     type_BAA, stereo_BAA, conjugated_BAA = np.moveaxis(bond_features_BAA3.astype(np.int16), -1, 0)
     kind_BAA = ((type_BAA - 1) * num_stereos + stereo_BAA - 1) * num_conjugated + conjugated_BAA
@@ -93,11 +93,11 @@ def bond_kinds(bond_features_BAA3: UInt8) -> UInt8:
 
 
 def path_bonds(bond_features_BAA3: UInt8, path_BAA: Int16) -> UInt8:
-    """Return the kinds of the first five bonds on the way from i to j, uint8 [B, A, A, S]; see ``bond_kinds``.
+    """Return the kinds of the first five bonds along a path from i to j, uint8 [B, A, A, S]; see ``bond_kinds``.
 
-    Of all shortest ways the one is taken whose kinds, read from i, come first in the order of their numbers. Ways with
-    the same kinds are not told apart, so the result does not depend on the order of the atoms. Hops behind the end,
-    pairs without a path, the diagonal and padding have kind 0.
+    Of all shortest paths, the one is used whose kinds, read from i, come first in numerical order. Paths with the same
+    kinds need not be distinguished, so the result does not depend on the order of the atoms. Hops beyond the end, pairs
+    without a path, the diagonal and padding have kind 0.
     """
     B, A, _ = path_BAA.shape
     kind_BAA = bond_kinds(bond_features_BAA3)
@@ -106,8 +106,8 @@ def path_bonds(bond_features_BAA3: UInt8, path_BAA: Int16) -> UInt8:
     row_E, next_E = b_E * A + i_E, b_E * A + k_E
     path_RA = path_BAA.reshape(B * A, A)
     astray_EA = path_RA[next_E] != path_RA[row_E] - 1
-    first_E = np.flatnonzero(np.diff(row_E, prepend=-1))  # of each atom's bonds
-    # The kinds of a way as the digits of one number, the first bond first: the smallest number is the way to take.
+    first_E = np.flatnonzero(np.diff(row_E, prepend=-1))  # first bond of each atom
+    # The kinds along a path are the digits of a number, with the first bond leading; the smallest number wins.
     digits_RA = np.zeros((B * A, A), dtype=np.int32)
     for hop in range(vocab.NUM_HOPS if len(row_E) else 0):
         way_EA = kind_E1 * np.int32(vocab.NUM_BOND_KINDS**hop) + digits_RA[next_E]
@@ -121,12 +121,12 @@ def path_bonds(bond_features_BAA3: UInt8, path_BAA: Int16) -> UInt8:
 
 
 def _first_hops(bond_features_BAA3: UInt8, path_BAA: Int16) -> tuple[Int16, Int8]:
-    """Return where the way from i to j goes first, int16 [B, A, A], i itself if nowhere, and that bond's class."""
+    """Return the next atom from i towards j (i if none), int16 [B, A, A], and the class of that bond, int8."""
     B, A, _ = path_BAA.shape
     b_E, i_E, k_E = bond_features_BAA3[..., 0].nonzero()  # both directions, ordered by molecule, atom, neighbour
     class_E = BOND_CLASSES[tuple(np.moveaxis(bond_features_BAA3[b_E, i_E, k_E], -1, 0))]
     row_E = b_E * A + i_E
-    # The n-th neighbour of every atom that has so many, from the last to the first: the lowest index is written last.
+    # The n-th neighbour of every atom that has that many, from last to first, so that the lowest index is written last.
     number_E = np.arange(len(row_E)) - np.searchsorted(row_E, row_E)
     path_RA = path_BAA.reshape(B * A, A)
     next_RA = np.broadcast_to(np.arange(A, dtype=np.int16)[:, None], (B, A, A)).reshape(B * A, A).copy()

@@ -1,7 +1,7 @@
-"""A dataclass of tensors as one block of memory, for its way from a loader process to the rank and on to the device.
+"""Packs the tensors of a dataclass into one block of memory for transfer from loader to rank and on to the device.
 
-Each tensor that crosses between processes costs a file descriptor and system calls, and pinning knows nothing of
-dataclasses: a micro-batch of a dozen small tensors took longer to receive than to make.
+Each tensor that crosses between processes costs a file descriptor and system calls, and torch cannot pin dataclasses:
+a micro-batch of a dozen small tensors took longer to receive than to make.
 """
 
 import dataclasses
@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 T = TypeVar("T")
-ALIGNMENT = 16  # bytes, no less than any element
+ALIGNMENT = 16  # bytes, at least the size of any element
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Place:
-    """Where in the block a tensor lies."""
+    """Where a tensor lies in the block."""
 
     start: int
     dtype: torch.dtype
@@ -26,18 +26,18 @@ class _Place:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Packed(Generic[T]):
-    """A dataclass, mapping or tensor whose tensors are one block.
+    """A dataclass, mapping or tensor whose tensors are stored in one block.
 
     Attributes:
         block: uint8, all tensors end to end.
-        frame: the value, with the place of each tensor instead of it.
+        frame: the value, with a place in the block instead of each tensor.
     """
 
     block: Tensor
     frame: T
 
     def pin_memory(self) -> "Packed[T]":
-        """Return it in page-locked memory; the loader calls this."""
+        """Return a copy in page-locked memory; torch's data loader calls this."""
         return dataclasses.replace(self, block=self.block.pin_memory())
 
     def unpack(self) -> T:
@@ -52,7 +52,7 @@ class Packed(Generic[T]):
 
 
 def pack(value: T) -> Packed[T]:
-    """Return a value with its tensors, which must be on the CPU, copied into one block."""
+    """Copy the tensors of a value, which must be on the CPU, into one block; return the packed value."""
     parts: list[tuple[int, Tensor]] = []
     end = 0
 
@@ -72,7 +72,7 @@ def pack(value: T) -> Packed[T]:
 
 
 def _replace(value: Any, kind: type[Any], change: Callable[[Any], Any]) -> Any:  # noqa: ANN401
-    """Return a copy of nested dataclasses and mappings with everything of a kind changed."""
+    """Return a copy of nested dataclasses and mappings with every object of a type replaced by ``change`` of it."""
     if isinstance(value, kind):
         return change(value)
     if isinstance(value, Mapping):
@@ -86,8 +86,9 @@ def _replace(value: Any, kind: type[Any], change: Callable[[Any], Any]) -> Any: 
 def to_device(value: T, device: torch.device, *, non_blocking: bool = True) -> T:
     """Return a copy of a dataclass, mapping or tensor with every tensor inside on ``device``.
 
-    Tensors that share a block, as ``unpack`` returns them, cross in one copy of it and share its copy.
+    Tensors that share a block, as ``unpack`` returns them, are transferred in one copy of the block.
     """
+
     def copy(tensor: Tensor) -> Tensor:
         return tensor.to(device, non_blocking=non_blocking)
 
@@ -96,7 +97,7 @@ def to_device(value: T, device: torch.device, *, non_blocking: bool = True) -> T
 
 
 def copy_by_blocks(value: T, copy: Callable[[Tensor], Tensor]) -> T:
-    """Return a value with its tensors copied; those that share a block of memory on the host, by one copy of it."""
+    """Return a value with its tensors copied; tensors that share a block of host memory are copied together."""
     tensors: list[Tensor] = []
 
     def note(tensor: Tensor) -> Tensor:
@@ -118,13 +119,13 @@ def copy_by_blocks(value: T, copy: Callable[[Tensor], Tensor]) -> T:
 
 
 def _place(tensor: Tensor) -> int:
-    """Return where on the host the memory of a plain tensor lies; 0 for others."""
+    """Return the address of a plain tensor's host memory; 0 for other tensors."""
     is_plain = type(tensor) is Tensor and tensor.device.type == "cpu" and tensor.is_contiguous()
     return tensor.untyped_storage().data_ptr() if is_plain else 0
 
 
 def _shared_blocks(tensors: Sequence[Tensor]) -> dict[int, Tensor]:
-    """Return place → bytes of the memory on the host that several tensors lie in and fill to more than half."""
+    """Return address → bytes of each block of host memory that several tensors share and fill to more than half."""
     found: dict[int, list[Tensor]] = {}
     for tensor in tensors:
         found.setdefault(_place(tensor), []).append(tensor)

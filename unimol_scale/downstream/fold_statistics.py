@@ -36,6 +36,10 @@ class Interval:
     low: float
     high: float
 
+    def within(self, least: float, most: float) -> "Interval":
+        """Return the part of it that lies between two values; NaN stays."""
+        return Interval(low=max(self.low, least), high=min(self.high, most))
+
     def holds(self, value: float) -> bool:
         """Return whether a value lies in the interval, ends included."""
         return self.low <= value <= self.high

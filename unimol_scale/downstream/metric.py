@@ -1,6 +1,7 @@
 """The class of metrics. Quick to import; the built-in metrics are in ``downstream.metrics``."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -45,10 +46,11 @@ class Metric:
         name: name in reports.
         tasks: members of ``TASKS`` for which the metric is defined.
         higher_is_better: whether a higher value is better.
-        function: (labels [M], predictions [M]), both float64 → value of the metric; NaN if it is undefined for these
-            predictions.
-        problem: labels [M] → reason why the metric is undefined for any predictions; "" if it is defined.
-        in_label_units: whether the value is in the unit of the labels, like an absolute error.
+        function: (labels [M], predictions [M]) → its value; NaN if it is undefined for these predictions.
+        problem: labels [M] → why it is undefined whatever is predicted; "" if it is not.
+        in_label_units: whether its value is in the unit of the labels, as an absolute error is.
+        least: smallest value that it can have; an interval of its mean does not go below.
+        most: greatest value that it can have.
     """
 
     name: str
@@ -57,6 +59,8 @@ class Metric:
     function: Callable[["Float64", "Float64"], float]
     problem: Callable[["Float64"], str] = any_labels
     in_label_units: bool = False
+    least: float = -math.inf
+    most: float = math.inf
 
     def __post_init__(self) -> None:
         if not self.name or not callable(self.function):

@@ -103,20 +103,42 @@ def _pearson(labels: Float64, predictions: Float64) -> float:
     return float(np.corrcoef(labels, predictions)[0, 1]) if np.ptp(predictions) > 0.0 else math.nan
 
 
-ROC_AUC = Metric(name="roc_auc", tasks=CLASSIFIERS, higher_is_better=True, function=_roc_auc, problem=_both_classes)
-# As average precision, since linear interpolation of this curve is too optimistic (Davis and Goadrich 2006).
+ROC_AUC = Metric(
+    name="roc_auc",
+    tasks=CLASSIFIERS,
+    higher_is_better=True,
+    function=_roc_auc,
+    problem=_both_classes,
+    least=0.0,
+    most=1.0,
+)
+# As average precision: straight lines between the points of this curve flatter (Davis and Goadrich 2006).
 PR_AUC = Metric(
-    name="pr_auc", tasks=TWO_CLASSES, higher_is_better=True, function=sk.average_precision_score, problem=_both_classes
+    name="pr_auc",
+    tasks=TWO_CLASSES,
+    higher_is_better=True,
+    function=sk.average_precision_score,
+    problem=_both_classes,
+    least=0.0,
+    most=1.0,
 )
-ACCURACY = Metric(name="accuracy", tasks=CLASSIFIERS, higher_is_better=True, function=_accuracy)
+ACCURACY = Metric(name="accuracy", tasks=CLASSIFIERS, higher_is_better=True, function=_accuracy, least=0.0, most=1.0)
 BALANCED_ACCURACY = Metric(
-    name="balanced_accuracy", tasks=CLASSIFIERS, higher_is_better=True, function=_balanced_accuracy
+    name="balanced_accuracy", tasks=CLASSIFIERS, higher_is_better=True, function=_balanced_accuracy, least=0.0, most=1.0
 )
-LOG_LOSS = Metric(name="log_loss", tasks=ORDINAL_TOO, higher_is_better=False, function=_log_loss)
-RANK_MAE = Metric(name="rank_mae", tasks=("ordinal",), higher_is_better=False, function=_rank_mae)
-RANK_ACCURACY = Metric(name="rank_accuracy", tasks=("ordinal",), higher_is_better=True, function=_rank_accuracy)
+LOG_LOSS = Metric(name="log_loss", tasks=ORDINAL_TOO, higher_is_better=False, function=_log_loss, least=0.0)
+RANK_MAE = Metric(name="rank_mae", tasks=("ordinal",), higher_is_better=False, function=_rank_mae, least=0.0)
+RANK_ACCURACY = Metric(
+    name="rank_accuracy", tasks=("ordinal",), higher_is_better=True, function=_rank_accuracy, least=0.0, most=1.0
+)
 QUADRATIC_KAPPA = Metric(
-    name="quadratic_kappa", tasks=("ordinal",), higher_is_better=True, function=_quadratic_kappa, problem=_both_classes
+    name="quadratic_kappa",
+    tasks=("ordinal",),
+    higher_is_better=True,
+    function=_quadratic_kappa,
+    problem=_both_classes,
+    least=-1.0,
+    most=1.0,
 )
 RMSE = Metric(
     name="rmse",
@@ -124,12 +146,26 @@ RMSE = Metric(
     higher_is_better=False,
     function=sk.root_mean_squared_error,
     in_label_units=True,
+    least=0.0,
 )
 MAE = Metric(
-    name="mae", tasks=("regression",), higher_is_better=False, function=sk.mean_absolute_error, in_label_units=True
+    name="mae",
+    tasks=("regression",),
+    higher_is_better=False,
+    function=sk.mean_absolute_error,
+    in_label_units=True,
+    least=0.0,
 )
-R2 = Metric(name="r2", tasks=("regression",), higher_is_better=True, function=sk.r2_score, problem=_varying)
-PEARSON = Metric(name="pearson", tasks=("regression",), higher_is_better=True, function=_pearson, problem=_varying)
+R2 = Metric(name="r2", tasks=("regression",), higher_is_better=True, function=sk.r2_score, problem=_varying, most=1.0)
+PEARSON = Metric(
+    name="pearson",
+    tasks=("regression",),
+    higher_is_better=True,
+    function=_pearson,
+    problem=_varying,
+    least=-1.0,
+    most=1.0,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

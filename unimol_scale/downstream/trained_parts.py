@@ -60,7 +60,7 @@ class TrainedParts:
             chosen: for a probe, name → value chosen on the validation rows, for each model.
         """
         if self.probe is not None:
-            values = [f"{name} {value:.3g}" for each in chosen for name, value in each.items()]
+            values = [f"{name} {_plain(value)}" for each in chosen for name, value in each.items()]
             what = "a linear model" if self.probe == "linear" else "a small network"
             said = ", ".join(dict.fromkeys(values))
             return [f"the backbone is frozen, and {what} was fitted to its vectors; chosen on validation rows: {said}"]
@@ -94,4 +94,9 @@ class TrainedParts:
             raise ConfigError(f"train.probe=linear minimises squares: loss={loss} needs train.probe=mlp, or no probe")
         if censored or task == "ordinal":
             what = "censored labels" if censored else "ordered classes"
-            raise ConfigError(f"train.probe=linear cannot learn {what}: use train.probe=mlp, or no probe")
+            raise ConfigError(f"train.probe=linear cannot learn {what}: take train.probe=mlp, or none")
+
+
+def _plain(value: float) -> str:
+    """Return a number with three digits; penalties of thousands as they are written, and not as 1e+03."""
+    return f"{value:,.0f}" if value >= 1000.0 else f"{value:.3g}"

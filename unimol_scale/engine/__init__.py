@@ -1,1 +1,1 @@
-"""The trainer: time, checkpoints, logs and ranks. What is computed in a step belongs to objectives and model."""
+"""The trainer: steps, time, checkpoints, logs and ranks. Objectives and model define what a step computes."""

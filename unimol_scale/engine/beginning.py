@@ -1,4 +1,4 @@
-"""Where a session of a run begins: at its newest checkpoint, at one of its trunk, or at the first step."""
+"""Where a session of a run starts: at its newest checkpoint, at a checkpoint of its trunk, or at the first step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,13 +31,13 @@ from unimol_scale.errors import CheckpointError
 
 @dataclass(frozen=True, kw_only=True)
 class Beginning:
-    """What a session goes on from.
+    """The starting point of a session.
 
     Attributes:
-        found: the checkpoint; None: the run begins at its first step.
-        branch: where the run branched off another; None: it did not.
-        change: of its settings since the checkpoint, which is its own; None: there is none.
-        changes: all of them so far, of ``SettingsChange.as_tree``.
+        found: the checkpoint to continue from; None: the run starts at its first step.
+        branch: where the run branched off another one; None: it did not.
+        change: how the settings changed since the run's own checkpoint; None: they did not.
+        changes: all changes so far, each as ``SettingsChange.as_tree``.
     """
 
     found: CheckpointInfo | None = None
@@ -46,12 +46,12 @@ class Beginning:
     changes: list[dict[str, Any]] = field(default_factory=list)
 
     def as_summary(self, end: Progress) -> dict[str, Any]:
-        """Return it for the summary of the run that has ended with these counters."""
+        """Return it for the summary of a run that ended with the counters ``end``."""
         branch = None if self.branch is None else self.branch.as_summary(end)
         return {"branch": branch, "settings_changes": self.changes}
 
     def sentences(self, config: PretrainConfig) -> list[str]:
-        """Return what a user should know of it."""
+        """Return what a user should know about it."""
         said = []
         if self.found is not None:
             own = self.found.path.is_relative_to(config.output)
@@ -62,7 +62,7 @@ class Beginning:
         own_steps = 0 if self.found is None or self.branch is not None else self.found.step
         if missing := missing_points(config, own_steps):
             steps = ", ".join(map(str, missing))
-            said.append(f"warning: train.keep_steps: the run is past step {steps}, of which it kept no checkpoint")
+            said.append(f"warning: train.keep_steps: the run is already past step {steps} and has no checkpoint of it")
         return said
 
 
@@ -76,26 +76,27 @@ def find_beginning(
     resume: bool,
     override: bool,
 ) -> Beginning:
-    """Find the checkpoint to go on from, if there is one, and find out whether it fits; every rank calls this.
+    """Find the checkpoint to continue from, if there is one, and check that it fits. Every rank calls this.
 
     Args:
-        config: of the run.
-        checkpoints: of the run.
-        matter: settings that the checkpoint must share, of ``settings_that_matter``.
-        data_manifest_sha256: of the data.
-        warn: is told of damaged checkpoints.
-        resume: take up what the run folder holds.
-        override: go on even if the checkpoint was trained with other settings.
+        config: configuration of the run.
+        checkpoints: checkpoints of the run.
+        matter: settings that the checkpoint must share, from ``settings_that_matter``.
+        data_manifest_sha256: hash of the data's manifest.
+        warn: called with a message for each damaged checkpoint.
+        resume: continue from what the run folder holds.
+        override: continue even if the checkpoint was trained with other settings.
 
     Raises:
-        RunError, CheckpointError: see ``Trainer.run``; or a trunk has no checkpoint for the run, or another beginning.
+        RunError, CheckpointError: see ``Trainer.run``; also if a trunk has no checkpoint for the run or began
+            differently.
     """
     found = checkpoints.find(warn)
     if found is None:
         if run_is_finished(config.output):
             raise CheckpointError(
-                f"{config.output} is finished and has no checkpoint to go on from (train.keep_finished=none "
-                f"keeps none); --init {config.output} begins another run from its weights"
+                f"{config.output} is finished and has no checkpoint to continue from (train.keep_finished=none keeps "
+                f"none); --init {config.output} starts another run from its weights"
             )
         return Beginning() if config.branch_from is None else _at_trunk(config, checkpoints, matter)
     if not resume:
@@ -105,7 +106,7 @@ def find_beginning(
         )
     before = recorded_settings(found, config.output)
     if not override:
-        otherwise = "choose another --output, or go on all the same with --override"
+        otherwise = "choose another --output, or continue anyway with --override"
         refuse_newer(before, matter, found.path, otherwise)
         refuse_differences(found.meta["settings"], matter, found.path)
     refuse_other_states(found.meta["settings"], matter, found.path)
@@ -116,7 +117,7 @@ def find_beginning(
 
 
 def _at_trunk(config: PretrainConfig, checkpoints: RunCheckpoints, matter: Flat) -> Beginning:
-    """Return the beginning of a branch that has no checkpoint of its own yet."""
+    """Return the starting point of a branch that has no checkpoint of its own yet."""
     point = checkpoints.look_up(lambda: find_branch_point(config))
     assert point is not None
     refuse_other_beginning(point, config, matter)

@@ -25,8 +25,8 @@ _ALL = 1_000_000_000
 class RunCheckpoints:
     """Finds and saves checkpoints. Every rank calls the same methods in the same order.
 
-    A save is complete when all ranks have written their shares. They report it in the vote that every step takes
-    anyway, so no rank waits for the others: ``ballot`` goes into the vote, and ``settle`` takes its result.
+    A save is complete when all ranks have written their shares. They report this in the vote that every step takes
+    anyway, so that no rank waits for the others: ``ballot`` goes into the vote, and ``settle`` receives its result.
 
     Args:
         root: the run's checkpoints folder, on a file system that all ranks share.
@@ -41,15 +41,15 @@ class RunCheckpoints:
         self._keep_steps = frozenset(config.keep_steps)
         self._keep_finished = {"all": _ALL, "last": 1, "none": 0}[config.keep_finished]
         self._saver = Saver(root, ranks.rank, ranks.world_size, synchronous=not config.save_in_background)
-        self._meta: Mapping[str, Any] | None = None  # of the current save; None without one
+        self._meta: Mapping[str, Any] | None = None  # metadata of the current save; None if there is none
 
     def find(self, warn: Callable[[str], None]) -> CheckpointInfo | None:
-        """Return the newest intact checkpoint, verified by rank 0, and delete what killed sessions left behind.
+        """Return the newest intact checkpoint, verified by rank 0, and delete leftovers of killed sessions.
 
         Raises:
-            CheckpointError: there are checkpoints and none is intact.
+            CheckpointError: there are checkpoints, but none is intact.
         """
-        assert self._meta is None, "a save is going on"
+        assert self._meta is None, "a save is in progress"
 
         def newest() -> CheckpointInfo | None:
             found, problems = newest_valid(self._root)
@@ -61,10 +61,10 @@ class RunCheckpoints:
         return self.look_up(newest)
 
     def look_up(self, look: Callable[[], CheckpointInfo | None]) -> CheckpointInfo | None:
-        """Return what rank 0 finds, on every rank.
+        """Return, on every rank, what rank 0 finds.
 
         Raises:
-            CheckpointError: rank 0 does, or the file system refuses.
+            CheckpointError: raised by rank 0's search, or the file system fails.
         """
         found: CheckpointInfo | None = None
         error = ""
@@ -79,7 +79,7 @@ class RunCheckpoints:
         return found
 
     def start_save(self, step: int, fragments: Sequence[Fragment], meta: Mapping[str, Any], log: Teller) -> None:
-        """Start to save the state after ``step`` steps; waits only if the previous save is still being written."""
+        """Start to save the state after ``step`` steps; wait only if the previous save is still being written."""
         self.finish_save(log)
         self._saver.start(step, fragments)
         self._meta = meta
@@ -92,11 +92,11 @@ class RunCheckpoints:
     def settle(self, votes: Mapping[str, float], log: Teller) -> bool:
         """Publish the save if every rank has written its share, drop it if one failed; return whether it failed.
 
-        After a failed save the run goes on, and the older checkpoints are as they were.
+        After a failed save the run continues, and the older checkpoints are unchanged.
 
         Args:
             votes: sum of the ballots of all ranks.
-            log: is told the result.
+            log: receives the result.
         """
         if self._meta is None or votes[_WRITTEN] + votes[_FAILED] < self._ranks.world_size:
             return False
@@ -110,7 +110,7 @@ class RunCheckpoints:
             self._saver.publish(meta, keep=self._keep, keep_best=True, keep_steps=self._keep_steps)
             error = self._ranks.gather(self._saver.error)[0]
         if error:
-            log.warn(f"step {step}  warning: the checkpoint could not be saved, the run goes on without it: {error}")
+            log.warn(f"step {step}  warning: the checkpoint could not be saved; the run continues without it: {error}")
         else:
             usage = self._saver.disk_usage
             log.say(
@@ -127,26 +127,26 @@ class RunCheckpoints:
         return self.settle(self._ranks.sum(self.ballot()), log)
 
     def join(self) -> None:
-        """Wait until this rank writes nothing any more; a save in hand is not published."""
+        """Wait until this rank has stopped writing; a save in progress is not published."""
         self._saver.join()
 
     def drop_save(self, log: Teller) -> None:
-        """Wait for the current save, if there is one, and delete it: its weights may be the cause of the failure."""
+        """Wait for the current save, if there is one, and delete it, since its weights may have caused the failure."""
         if self._meta is None:
             return
         self._saver.wait()
-        self._ranks.barrier()  # no rank is writing any more
+        self._ranks.barrier()  # until all ranks have stopped writing
         self._saver.discard()
         self._meta = None
         log.warn(f"step {self._saver.step}  the checkpoint is not published, since only skipped steps came after it")
 
     def prune_finished(self, last: CheckpointInfo, log: Teller) -> None:
-        """Keep the checkpoints of a finished run that its settings name; only rank 0 calls this."""
-        share = _optimizer_share(last.path)  # of which all have the same; this one may be gone then
+        """Keep only the checkpoints of a finished run that its settings ask for; only rank 0 calls this."""
+        share = _optimizer_share(last.path)  # equal for all checkpoints; read now, since this one may be deleted
         try:
             usage = prune(last, self._keep_finished, keep_best=True, keep_steps=self._keep_steps)
-        except OSError as error:  # the run is finished nevertheless
-            log.warn(f"warning: checkpoints that are not wanted any more cannot be deleted: {error}")
+        except OSError as error:  # the run is finished anyway
+            log.warn(f"warning: checkpoints that are no longer needed cannot be deleted: {error}")
             return
         delete_marked(self._root)
         states = f", {100.0 * share:.0f} % of it optimizer states" if usage.kept else ""
@@ -154,7 +154,7 @@ class RunCheckpoints:
 
 
 def _optimizer_share(checkpoint: Path) -> float:
-    """Return which share of a checkpoint's elements are states of the optimizer."""
+    """Return the share of a checkpoint's elements that are optimizer states."""
     reader = ShareReader(checkpoint)
     elements = {kind: reader.elements(kind) for kind in reader.kinds}
     return sum(elements[kind] for kind in elements.keys() & OPTIMIZER_KINDS) / sum(elements.values())

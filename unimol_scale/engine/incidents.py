@@ -15,16 +15,16 @@ from unimol_scale.engine.spikes import SpikeDetector
 from unimol_scale.errors import RunError
 from unimol_scale.store.shards import StoreSplit
 
-_NAMED = 8  # molecules named in a message; the file has all
+_NAMED = 8  # molecules named in a message; the file lists all of them
 _ADVICE = "The checkpoints are untouched; a lower train.learning_rate often helps"
 
 
 class Incidents:
-    """Judges every step of a run; all ranks judge alike, since they see the same numbers.
+    """Checks every step of a run. All ranks reach the same decision, since they see the same numbers.
 
     Args:
-        config: of the run.
-        split: the training molecules, to name them.
+        config: configuration of the run.
+        split: the training molecules, for their names.
         ranks: this process among the others.
     """
 
@@ -35,7 +35,7 @@ class Incidents:
         self._spikes = SpikeDetector(config.train.spike_window, config.train.spike_factor)
 
     def call_for_rollback(self, result: StepResult, progress: Progress, log: Teller) -> bool:
-        """Tell and write down what went wrong in a step, if something did; return whether the run is to go back.
+        """Report and record anything that went wrong in a step; return whether the run must go back to a checkpoint.
 
         Raises:
             RunError: too many steps in a row were skipped, or one more rollback would be too many.
@@ -58,11 +58,11 @@ class Incidents:
         return True
 
     def state(self) -> dict[str, list[float]]:
-        """Return what a checkpoint must hold."""
+        """Return the state to store in a checkpoint."""
         return self._spikes.state()
 
     def restore(self, state: Mapping[str, Sequence[float]]) -> None:
-        """Go on from a checkpoint's state."""
+        """Continue from a checkpoint's state."""
         train = self._config.train
         self._spikes = SpikeDetector.from_state(state, window=train.spike_window, factor=train.spike_factor)
 
@@ -71,8 +71,8 @@ class Incidents:
         place = self._config.output / SKIPPED_NAME
         named = f"{', '.join(ids[:_NAMED])}{' …' if len(ids) > _NAMED else ''}"
         log.warn(
-            f"step {progress.step}  skipped: the {result.what_failed} is not finite. "
-            f"It arose among {len(ids)} molecules: {named} → {place}"
+            f"step {progress.step}  skipped: the {result.what_failed} is not finite. The cause is among these "
+            f"{len(ids)} molecules: {named} → {place}"
         )
         if self._ranks.is_main:
             record = {

@@ -1,6 +1,6 @@
-"""Makes the objective of a run from its settings, and loads the teacher if there is one.
+"""Creates the objective of a run from its settings, and loads the teacher if there is one.
 
-Objectives know no files. What they need from one, a teacher's dimensions and weights, is read here and handed to them.
+Objectives do not read files. What they need from one, a teacher's dimensions and weights, is read here and passed in.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ def objective_of(config: PretrainConfig) -> Objective:
     """Return the objective of a run.
 
     Raises:
-        ConfigError: the model cannot learn it, or the teacher is none.
+        ConfigError: the model cannot learn the objective, or the teacher is not a usable model.
         CheckpointError: the teacher is missing or damaged.
     """
     distillation = config.objective.distillation
@@ -36,13 +36,13 @@ def objective_of(config: PretrainConfig) -> Objective:
 
 
 def teacher_of(config: PretrainConfig, device: torch.device) -> Callable[[Sample], Sample] | None:
-    """Return what adds the teacher's targets to a sample on ``device``; None for an objective without a teacher.
+    """Return a function that adds the teacher's targets to a sample on ``device``; None without a teacher.
 
-    The teacher stands whole on every rank, in the run's precision: frozen, in evaluation mode, and unknown to the
-    engine and its optimizer.
+    Every rank holds the whole teacher, in the run's precision, frozen and in evaluation mode. The engine and its
+    optimizer do not know about it.
 
     Raises:
-        CheckpointError: it is missing or damaged.
+        CheckpointError: the teacher is missing or damaged.
     """
     distillation = config.objective.distillation
     if distillation is None:
@@ -75,12 +75,12 @@ def with_teacher_named(config: PretrainConfig) -> PretrainConfig:
 
 
 def unprepared_teacher(config: PretrainConfig) -> str | None:
-    """Return what to know of a teacher that is shown what its own pretraining has never shown to it, or None.
+    """Return a warning if the teacher will see inputs that its own pretraining never showed it; otherwise None.
 
-    Nothing is said of a teacher whose file does not tell what it has seen.
+    There is no warning for a teacher whose file does not record what it has seen.
 
     Raises:
-        CheckpointError: it is missing or damaged.
+        CheckpointError: the teacher is missing or damaged.
     """
     distillation = config.objective.distillation
     if distillation is None:
@@ -91,7 +91,7 @@ def unprepared_teacher(config: PretrainConfig) -> str | None:
     if seen is None or seen.views.get(shown) == STANDARD_VIEWS[shown]:
         return None
     return (
-        f"objective.distill.teacher: pretraining has not shown to {distillation.teacher} what "
-        f"teacher_inputs={distillation.teacher_inputs} shows it ({_WHAT[shown]}), so part of what it says "
-        "is untrained. A denoise run shows both; denoising.yaml shows elements and coordinates only"
+        f"objective.distill.teacher: teacher_inputs={distillation.teacher_inputs} shows {distillation.teacher} "
+        f"{_WHAT[shown]}, which its pretraining never showed in this way, so part of its output is untrained. A "
+        "denoise run shows both; denoising.yaml shows elements and coordinates only"
     )

@@ -1,4 +1,4 @@
-"""Does one optimizer step on all ranks: losses over global counts, gradients, and checks that both are finite.
+"""Does one optimizer step on all ranks: losses over global counts, gradients, and a check that both are finite.
 
 Shapes: M micro-batches of this rank, T loss terms.
 """
@@ -23,14 +23,14 @@ _COUNT = "count/"
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What became of a step, the same on every rank.
+    """The result of a step, the same on every rank.
 
     Attributes:
         terms: loss term → its global mean.
         loss: their weighted sum.
-        grad_norm: of the whole gradient before clipping.
-        votes: what the ranks said, summed.
-        suspects: of a skipped step, the training molecules among which it went wrong.
+        grad_norm: norm of the whole gradient before clipping.
+        votes: sum of the ranks' ballots.
+        suspects: for a skipped step, the training molecules among which the cause lies.
     """
 
     terms: dict[str, float]
@@ -46,21 +46,21 @@ class StepResult:
 
     @property
     def what_failed(self) -> str:
-        """What was not finite, in a word."""
+        """Name of what was not finite."""
         return "gradient" if math.isfinite(self.loss) else "loss"
 
 
 class OptimizerStep:
-    """Does steps of one run on this rank.
+    """Does the steps of one run on this rank.
 
     Args:
-        model: sharded among the ranks.
-        objective: of the run.
-        complete: moves a sample to where this rank computes and adds targets that only the device can give.
+        model: model shared among the ranks.
+        objective: objective of the run.
+        complete: moves a sample to this rank's device and adds targets that can only be computed there.
         ranks: this process among the others.
-        seed: of the run; dropout draws from it, the step, the rank and the micro-batch, so that a resumed run repeats
-            what the interrupted one would have drawn.
-        at_once: micro-batches that are computed side by side; 1: one after another.
+        seed: seed of the run. Dropout is seeded with it, the step, the rank and the micro-batch, so that a resumed run
+            draws what the interrupted one would have drawn.
+        at_once: micro-batches that are computed side by side; 1 computes one after another.
     """
 
     def __init__(
@@ -87,13 +87,13 @@ class OptimizerStep:
     def __call__(
         self, samples: Sequence[Sample], step: int, learning_rate: float, ballot: Mapping[str, float]
     ) -> StepResult:
-        """Do the step numbered ``step`` in the data's order; a loss or gradient that is not finite changes nothing.
+        """Do the step with number ``step`` in the data's order. If loss or gradient are not finite, nothing changes.
 
         Args:
             samples: this rank's micro-batches.
-            step: decides the objective of a mixture and the draws of dropout.
-            learning_rate: of this step.
-            ballot: numbers to sum over the ranks on the way.
+            step: selects the objective of a mixture and seeds dropout.
+            learning_rate: learning rate of this step.
+            ballot: numbers to sum over the ranks along the way.
         """
         weights = self._objective.at(step).weights
         counted = {_COUNT + name: sum(sample.counts[name] for sample in samples) for name in weights}
@@ -101,7 +101,8 @@ class OptimizerStep:
         counts = {name: votes.pop(_COUNT + name) for name in weights}
         found = self._differentiate(samples, step, lambda sums: total_loss(sums, counts, weights))
         mine_MT = torch.stack([torch.stack([sums[name].double() for name in weights]) for sums in found])
-        # One copy from the device for all micro-batches and for what the ranks have in all: it waits for the device.
+        # One copy from the device for all micro-batches and for the sums over ranks, because a copy waits for the
+        # device.
         read = torch.cat([mine_MT, self._ranks.add_up(mine_MT.sum(0))[None]]).cpu()
         scores_MT, total_T = read[:-1], read[-1]
         terms = means(dict(zip(weights, total_T.tolist(), strict=True)), counts)
@@ -121,12 +122,12 @@ class OptimizerStep:
         return StepResult(terms=terms, loss=loss, grad_norm=norm, votes=votes, suspects=suspects)
 
     def try_out(self, sample: Sample) -> None:
-        """Compute a micro-batch, as many times at once as in a step; what it adds to the gradients is to be dropped."""
+        """Compute a micro-batch, as many at once as in a step; the caller drops the gradients that this adds."""
         weights = self._objective.weights
         self._differentiate([sample] * self._at_once, 0, lambda sums: total_loss(sums, sample.counts, weights))
 
     def _differentiate(self, samples: Sequence[Sample], step: int, loss_of: Callable[[Sums], Tensor]) -> Sequence[Sums]:
-        """Add the gradients of micro-batches to the model's, and return their sums without a gradient."""
+        """Add the gradients of micro-batches to the model's, and return the micro-batches' sums, detached."""
         if self._side_by_side is not None:
             together, gradients = self._side_by_side(samples, lambda sample: self._loss_and_sums(sample, loss_of))
             self._model.add_gradients(gradients)
@@ -148,12 +149,12 @@ class OptimizerStep:
 
 
 def means(totals: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
-    """Return total / count for each term; a term with nothing to predict is zero."""
+    """Return total / count for each term; a term with nothing to predict is 0."""
     return {name: total / max(counts[name], 1.0) for name, total in totals.items()}
 
 
 def sample_completer(device: torch.device, teacher: Callable[[Sample], Sample] | None) -> Callable[[Sample], Sample]:
-    """Return what makes a loaded sample ready for the model: on the device, with its teacher's targets."""
+    """Return a function that prepares a loaded sample for the model: on the device, with the teacher's targets."""
 
     def complete(sample: Sample) -> Sample:
         moved = to_device(sample, device)

@@ -1,4 +1,4 @@
-"""A pretraining run from its settings to its end, for the command and for Python. Ends no process."""
+"""Runs a pretraining from its settings to its end, for the command and for Python. Never ends the process."""
 
 import contextlib
 import logging
@@ -27,10 +27,10 @@ class PretrainingEnd:
     """How a call of ``pretrain`` ended.
 
     Attributes:
-        config: of the run, with everything filled in.
-        how: ``finished``; ``finished before``, so that nothing was done; or ``stopped``, so that the same call goes on.
-        summary: of the finished run, as ``summary.json`` holds it; None if it was stopped. Of a run that has
-            just finished, the main rank alone has it: other file systems may not show it yet.
+        config: configuration of the run, fully filled in.
+        how: ``finished``; ``finished before``: there was nothing to do; or ``stopped``: the same call resumes it.
+        summary: summary of the finished run, as in ``summary.json``; None if it was stopped. If the run has just
+            finished, only the main rank has it, because other nodes' file systems may not show the file yet.
     """
 
     config: PretrainConfig
@@ -39,10 +39,10 @@ class PretrainingEnd:
 
 
 def with_sources_named(config: PretrainConfig) -> PretrainConfig:
-    """Return the configuration with the hashes of the models that the run begins with or learns from filled in.
+    """Return the configuration with the hashes of the initial weights and of the teacher filled in.
 
     Raises:
-        CheckpointError: one of them is missing, of other dimensions, or not the one whose hash is given.
+        CheckpointError: one of these models is missing, has other dimensions, or does not match the given hash.
     """
     return with_init_named(with_teacher_named(config))
 
@@ -56,25 +56,25 @@ def pretrain(
     profile: bool = False,
     failed: Callable[[Ranks, BaseException], None] | None = None,
 ) -> PretrainingEnd:
-    """Train a run to its end, or go on with it; every rank of it calls this.
+    """Train a run to its end, or resume it; every rank calls this.
 
     Args:
-        config: of the run.
-        stop: hears that the run is to stop. None: this process is not the run's own, such as a notebook's; Ctrl-C then
-            stops the run after its step, with a checkpoint, and what called goes on.
-        resume: take up what the run folder holds.
-        override: go on even if the checkpoint was trained with other settings.
+        config: configuration of the run.
+        stop: receives requests to stop. None: this process does more than the run, such as a notebook's; Ctrl-C then
+            stops the run after the current step, with a checkpoint, and the caller continues.
+        resume: continue from what the run folder holds.
+        override: continue even if the checkpoint was trained with other settings.
         profile: record a few steps with torch's profiler.
-        failed: is told of an error once the ranks have met, before it is raised. A rank that fails then must not leave
-            the others waiting, so the command ends its process here.
+        failed: called with an error before it is raised, if the ranks are already connected. A failed rank must not
+            leave the others waiting, so the command ends its process in this function.
 
     Returns:
-        How it ended, on every rank.
+        How the call ended, on every rank.
 
     Raises:
         UnimolScaleError: see ``with_sources_named``, ``start_ranks``, ``Trainer`` and ``Trainer.run``; or the run
             folder cannot be written, or holds a finished run of other settings.
-        KeyboardInterrupt: Ctrl-C before the first step, or for the second time.
+        KeyboardInterrupt: Ctrl-C was pressed before the first step, or a second time.
     """
     config = with_sources_named(config)
     if _is_done(config):
@@ -83,7 +83,7 @@ def pretrain(
         require_folder(config.output)
         if warning := unprepared_teacher(config):
             _log.warning(warning)
-    # A loader process and each batch on its way take a few, those of the validation as well.
+    # Each loader process and each batch in transit takes a few descriptors, and so do those of the validation.
     require_open_files(32 + 2 * config.data.workers * (config.data.prefetch + 4))
     with _kept_environment(), InterruptRequest() if stop is None else contextlib.nullcontext(stop) as stopping:
         ranks = start_ranks(config.zero.timeout_minutes)
@@ -96,9 +96,10 @@ def pretrain(
                 failed(ranks, error)
             raise
         finally:
-            if trainer is not None:  # or a notebook, which keeps the last error, could not start the run again
+            if trainer is not None:  # a notebook keeps the last error, and could not start the run again otherwise
                 trainer.close()
-        if ranks.world_size > 1:  # a lone process may start further runs, and DeepSpeed bears one group in its life
+        # A single process may start further runs, and DeepSpeed allows one process group per process.
+        if ranks.world_size > 1:
             leave_ranks()
     if outcome is SessionStatus.STOPPED:
         return PretrainingEnd(config=config, how="stopped", summary=None)
@@ -106,7 +107,7 @@ def pretrain(
 
 
 def _is_done(config: PretrainConfig) -> bool:
-    """Return whether the run's folder holds just this run, finished."""
+    """Return whether the run's folder holds exactly this run, finished."""
     if not run_is_finished(config.output):
         return False
     return nothing_left(config, read_summary(config.output), open_store_of(config.data).manifest_sha256)
@@ -114,7 +115,7 @@ def _is_done(config: PretrainConfig) -> bool:
 
 @contextlib.contextmanager
 def _kept_environment() -> Iterator[None]:
-    """Take back what a lone process says of its ranks: what it starts later is not a rank of this run."""
+    """Restore the variables that a single process sets for its ranks, so that child processes do not join this run."""
     before = {name: os.environ.get(name) for name in RANK_VARIABLES}
     try:
         yield

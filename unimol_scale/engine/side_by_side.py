@@ -1,9 +1,10 @@
 """Computes the micro-batches of a step side by side on the CPU threads of a rank, and adds up their gradients.
 
-Threads inside one operation wait for each other at its end, and the operations of a small model are short; a core that
-another program takes away for a moment holds up all of them. Micro-batches share only the weights, which a step reads,
-and the interpreter's lock, which operations release. Each has gradients of its own, which are added in the order of the
-micro-batches, so that a result depends neither on which thread is the fastest nor on how many there are.
+Threads inside one operation wait for each other at its end, and the operations of a small model are short, so one core
+that another program takes briefly delays all of them. Micro-batches share only the weights, which a step reads, and the
+interpreter's lock, which operations release. Each micro-batch has its own gradients, which are added in the order of
+the
+micro-batches, so the result depends neither on thread timing nor on the number of threads.
 """
 
 import threading
@@ -19,16 +20,16 @@ from unimol_scale.common.machine.devices import set_own_threads
 
 Sample = TypeVar("Sample")
 Result = TypeVar("Result")
-# The gradient of every parameter, in the order that the parameters were given in; None: no loss depends on it.
+# Gradient of every parameter, in the order of the parameters; None: no loss depends on it.
 Gradients = list[Tensor | None]
 
 
 class SideBySide:
-    """Computes micro-batches at once, in threads that live as long as this does.
+    """Computes several micro-batches at once, in threads that live as long as this object.
 
     Args:
-        parameters: what the losses are differentiated for; whole on this rank.
-        at_once: micro-batches that are computed at the same time.
+        parameters: parameters to differentiate for; whole on this rank.
+        at_once: number of micro-batches computed at the same time.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], at_once: int) -> None:
@@ -40,21 +41,21 @@ class SideBySide:
 
         def prepare() -> None:
             set_own_threads(max(1, before // at_once))
-            met.wait()  # no thread takes two of these
+            met.wait()  # so that no thread takes two of these jobs
 
         for future in [self._pool.submit(prepare) for _ in range(at_once)]:
             future.result()
-        torch.set_num_threads(before)  # the setting of a pool's thread holds for threads that start later, too
+        torch.set_num_threads(before)  # a pool thread's setting also applies to threads started later
 
     def __call__(
         self, samples: Sequence[Sample], loss_of: Callable[[Sample], tuple[Tensor, Result]]
     ) -> tuple[list[Result], Gradients]:
-        """Return what was found in each micro-batch, in order, and the gradient of the sum of their losses.
+        """Return the result of each micro-batch, in order, and the gradient of the sum of their losses.
 
         Args:
             samples: micro-batches.
-            loss_of: returns the loss of one, and what else is wanted of it, which must hold no graph. It is called in
-                several threads, and must not draw random numbers from torch's own generator, whose order these share.
+            loss_of: returns the loss of a micro-batch, and a result that must not hold a graph. It is called in several
+                threads and must not draw from torch's default generator, which they share in no fixed order.
         """
         waiting: deque[Future[tuple[Result, Gradients]]] = deque()
         total: Gradients = [None] * len(self._parameters)
@@ -62,7 +63,7 @@ class SideBySide:
         try:
             for sample in samples:
                 waiting.append(self._pool.submit(self._differentiate, sample, loss_of))
-                # Not all at once: every result that waits for its turn to be added holds gradients.
+                # Submitted gradually, because every result that waits to be added holds gradients.
                 if len(waiting) > self._at_once:
                     found.append(_add(total, waiting.popleft()))
             while waiting:
@@ -84,7 +85,7 @@ class SideBySide:
 
 
 def _add(total: Gradients, future: "Future[tuple[Result, Gradients]]") -> Result:
-    """Add the gradients of a micro-batch to the total, once they are there, and return what was found in it."""
+    """Add a micro-batch's gradients to the total as soon as they are ready, and return its result."""
     result, gradients = future.result()
     for index, gradient in enumerate(gradients):
         before = total[index]

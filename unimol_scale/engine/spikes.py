@@ -1,11 +1,13 @@
-"""Detects loss spikes. Deterministic: the same losses give the same answers on every rank.
+"""Detects loss spikes. Deterministic: equal losses give equal decisions on every rank.
 
-A loss is a spike when it lies more than ``factor`` spreads above the level of the recent losses.
-- Level: the median of the window or of its newest eighth, whichever is lower. The newest follow a falling loss, as in
-  warm-up, so that a jump shows there too; the whole window remembers where a loss that climbs step by step came from.
-- Spread: of the changes from one loss to the next (1.4826 × their median absolute deviation / √2, which is the standard
-  deviation of normal noise whatever the slope), and at least 2 % of the level: a smooth curve is not read too closely.
-Medians ignore a few outliers. Steps of a mixture that learn different objectives are judged apart.
+A loss is a spike if it lies more than ``factor`` spreads above the level of the recent losses.
+- Level: the median of the window or of its newest eighth, whichever is lower. The newest losses follow a falling loss,
+  as in warm-up, so that a jump shows there too; the whole window remembers the start of a loss that climbs step by
+  step.
+- Spread: of the changes from one loss to the next (1.4826 × their median absolute deviation / √2, the standard
+  deviation
+  of normal noise for any slope), but at least 2 % of the level, so that a smooth curve does not trigger false alarms.
+Medians ignore a few outliers. In a mixture, steps that learn different objectives are compared separately.
 """
 
 import itertools
@@ -19,19 +21,19 @@ from unimol_scale.errors import ConfigError
 MIN_WINDOW = 16
 _NORMAL = 1.4826
 _SMALLEST_SPREAD = 0.02
-_FEWEST = 8  # losses that a level is the median of
+_FEWEST = 8  # fewest losses for the median of a level
 
 
 class SpikeDetector:
     """Watches the losses of a run.
 
     Args:
-        window: recent losses of an objective that a new one is compared with; until half of them are there, nothing is
-            a spike.
-        factor: spreads above the level from which on a loss is a spike.
+        window: number of recent losses of an objective with which a new one is compared; nothing counts as a spike
+            until half of them exist.
+        factor: number of spreads above the level beyond which a loss is a spike.
 
     Raises:
-        ConfigError: the window is too short to judge by, or the factor is not positive.
+        ConfigError: the window is too short, or the factor is not positive.
     """
 
     def __init__(self, window: int = 128, factor: float = 10.0) -> None:
@@ -44,14 +46,14 @@ class SpikeDetector:
         self._recent: dict[str, deque[float]] = {}
 
     def observe(self, loss: float, part: str = "") -> bool:
-        """Judge a step's loss by those before it, and remember it; one that is not finite is never remembered.
+        """Compare a step's loss with those before it, and remember it; a loss that is not finite is never remembered.
 
         Args:
-            loss: of the step, over all ranks.
-            part: of a mixture, the objective that the step learnt.
+            loss: loss of the step over all ranks.
+            part: for a mixture, the objective that the step learnt.
 
         Returns:
-            Whether it is a spike; so is a loss that is not finite.
+            Whether the loss is a spike; a loss that is not finite always is.
         """
         if not math.isfinite(loss):
             return True
@@ -69,12 +71,12 @@ class SpikeDetector:
         return level + self._factor * max(spread, _SMALLEST_SPREAD * abs(level))
 
     def state(self) -> dict[str, list[float]]:
-        """Return what a checkpoint must hold: the recent losses of each objective; JSON keeps them exactly."""
+        """Return the state to store in a checkpoint: recent losses of each objective, which JSON stores exactly."""
         return {part: list(recent) for part, recent in self._recent.items()}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Sequence[float]], *, window: int, factor: float) -> "SpikeDetector":
-        """Return the detector that goes on from a state; a shorter window takes the newest losses of it."""
+        """Return a detector that continues from a state; a shorter window keeps only the newest losses."""
         detector = cls(window, factor)
         detector._recent = {part: deque(losses, maxlen=window) for part, losses in state.items()}
         return detector

@@ -1,7 +1,7 @@
 """The training loop of a run: steps, logging, validation, checkpoints.
 
 One step reads: batch → vote and counts over all ranks → losses and gradients → finite? → step → log → validate → save.
-Everything that decides what happens next is the same number on every rank, so that all ranks decide alike.
+Every number that decides what happens next is the same on all ranks, so all ranks decide alike.
 """
 
 import logging
@@ -62,12 +62,12 @@ class SessionStatus(Enum):
 
 
 class Trainer:
-    """One run on this rank.
+    """One run, on this rank.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         ranks: this process among the others.
-        shard: makes the model that the ranks share; None: DeepSpeed's.
+        shard: creates the model that the ranks share; None: DeepSpeed's.
 
     Raises:
         StoreError: the store is missing, unfinished or damaged.
@@ -104,7 +104,7 @@ class Trainer:
         self._best: dict[str, float] = {}
         self._final: dict[str, float] = {}
         self._validated_at = -1
-        # Of the validations after the first step, which are those that a checkpoint can be of.
+        # Only validations after the first step count, since a checkpoint can only belong to one of these.
         self._lowest = math.inf
         self._lock: IO[bytes] | None = None
         self._beginning = Beginning()
@@ -112,21 +112,21 @@ class Trainer:
     def run(
         self, stop: StopRequest | InterruptRequest, *, resume: bool, override: bool = False, profile: bool = False
     ) -> SessionStatus:
-        """Train to the last step, or until it is to stop; go on from the newest intact checkpoint.
+        """Train to the last step or a request to stop, starting from the newest intact checkpoint if there is one.
 
         Args:
-            stop: hears that the run is to stop.
-            resume: take up what the run folder holds.
-            override: go on even if the checkpoint was trained with other settings.
+            stop: receives requests to stop.
+            resume: continue from what the run folder holds.
+            override: continue even if the checkpoint was trained with other settings.
             profile: record a few steps with torch's profiler.
 
         Raises:
-            StoreError: the run folder holds something else.
-            RunError: another process trains there, memory does not hold the largest micro-batch, too many steps in a
-                row were skipped, too many rollbacks were done, the last checkpoint could not be written, or no step
-                would be done and the run would yet end as one of other settings.
-            CheckpointError: there are checkpoints and none can be used, ``resume`` is off and there are some, or the
-                newest was trained with other settings, or a trunk has none that fits.
+            StoreError: the run folder holds something other than a run.
+            RunError: another process is training there, memory is too small for the largest micro-batch, too many steps
+                in a row were skipped, there were too many rollbacks, the last checkpoint could not be written, or no
+                step would be done although settings differ.
+            CheckpointError: there are checkpoints but none is usable, ``resume`` is off and there are some, the newest
+                was trained with other settings, or the trunk has no suitable one.
         """
         self._lock = claim_folder(self._config) if self._ranks.is_main else None
         self._ranks.barrier()
@@ -169,16 +169,16 @@ class Trainer:
         return outcome
 
     def close(self) -> None:
-        """Let others have the run folder, as the end of this process would; what is being written is waited for."""
+        """Release the run folder, as the end of the process would; waits for what is being written."""
         self._checkpoints.join()
         if self._lock is not None:
             self._lock.close()
 
     def _begin(self, beginning: Beginning) -> list[str]:
-        """Take up the state that this session begins with, make the folder this run's, and return what to say of it."""
+        """Load the state that this session starts from, claim the folder for this run, and return messages about it."""
         config, said = self._config, beginning.sentences(self._config)
         if config.train.optimizer != "adamw":
-            said.insert(0, f"the weights are moved by {config.train.optimizers}")
+            said.insert(0, f"the optimizer is {config.train.optimizers}")
         if beginning.found is not None:
             self._go_to(beginning.found)
         elif config.init is not None:
@@ -199,13 +199,13 @@ class Trainer:
         return RunLog(config.output, config.name, config.train.steps, self._progress.step, config.log.sinks)
 
     def _fit(self, stop: StopRequest | InterruptRequest, profiler: StepProfiler, speed: Speedometer) -> SessionStatus:
-        """Do steps until the last one, a signal, or a spike that is to be left out."""
+        """Do steps until the last one, a request to stop, or a spike that requires a rollback."""
         train, progress = self._config.train, self._progress
         if progress.step == 0:
             with speed.pause("validation", every=train.validate_every):
                 self._validate()
         last = progress.data_step + train.steps - progress.step
-        due = False  # a checkpoint is
+        due = False  # whether a checkpoint is due
         for samples in speed.feed(self._train_loader.steps(progress.data_step, last)):
             rate = learning_rate(progress.step, train)
             ballot = {_STOP: float(stop.reason is not None), **self._checkpoints.ballot()}
@@ -215,8 +215,9 @@ class Trainer:
             self._account(result, speed)
             profiler.step()
             self._report(result, rate, speed)
-            # While steps are skipped nothing is published: what was saved before them may be what they come from. A
-            # signal waits for a step that is not skipped, too.
+            # While steps are skipped, nothing is published: checkpoints saved before them may contain the cause. A
+            # request to
+            # stop also waits for a step that is not skipped.
             if not result.skipped:
                 with speed.pause("publishing", every=train.checkpoint_every):
                     self._checkpoints.settle(result.votes, self._log)
@@ -227,7 +228,7 @@ class Trainer:
                 with speed.pause("validation", every=train.validate_every):
                     due |= self._validate()
             due |= progress.step % train.checkpoint_every == 0
-            # A branch needs the checkpoint of just this step; a skipped one changed no weights.
+            # A branch needs the checkpoint of exactly this step; a skipped step changed no weights.
             exact = progress.step in train.keep_steps
             if done or stopping or exact or (due and not result.skipped):
                 with speed.pause("saving", every=train.checkpoint_every):
@@ -235,16 +236,17 @@ class Trainer:
                 due = False
             if (done or stopping) and self._checkpoints.finish_save(self._log):
                 raise RunError(
-                    f"the checkpoint of step {progress.step}, the last of this session, could not be saved. Make room "
-                    f"in {self._config.output} and start the same command again: it goes on from an earlier one"
+                    f"the checkpoint of step {progress.step}, the last of this session, could not be saved. Free disk "
+                    f"space in {self._config.output} and run the same command again: it resumes from an earlier "
+                    "checkpoint"
                 )
             if stopping and not done:
-                self._log.say(f"step {progress.step}  stopped ({stop.why()}); the same command goes on from here")
+                self._log.say(f"step {progress.step}  stopped ({stop.why()}); the same command resumes from here")
                 return SessionStatus.STOPPED
         return SessionStatus.FINISHED
 
     def _goes_back(self, result: StepResult) -> bool:
-        """Return whether the run is to go back to a checkpoint; one that is still being written is waited for."""
+        """Return whether the run must go back to a checkpoint; waits for one that is still being written."""
         try:
             back = self._incidents.call_for_rollback(result, self._progress, self._log)
         except RunError:
@@ -258,12 +260,12 @@ class Trainer:
         return back
 
     def _account(self, result: StepResult, speed: Speedometer) -> None:
-        """Count the step that is done, and the molecules of all ranks in it."""
+        """Count the finished step and the molecules of all ranks in it."""
         progress, model = self._progress, self._config.model
         planner: StepPlanner = self._train_loader.planner
         num_atoms_G = planner.num_atoms_of(progress.data_step)
         objective = self._objective.at(progress.data_step)
-        # Molecules of one size cost the same.
+        # Molecules of the same size cost the same.
         sizes, counts = np.unique(num_atoms_G, return_counts=True)
         flops = sum(
             count * objective.training_flops(model, size)
@@ -280,7 +282,7 @@ class Trainer:
         progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if result.skipped else 0
 
     def _report(self, result: StepResult, rate: float, speed: Speedometer) -> None:
-        """Log the step if it is one to be logged."""
+        """Log the step if an event is due."""
         train, progress = self._config.train, self._progress
         event, remaining = None, None
         if progress.step % train.log_every == 0 or progress.step == train.steps:
@@ -298,10 +300,10 @@ class Trainer:
         self._log.advance(progress.step, event, remaining)
 
     def _roll_back(self) -> list[str]:
-        """Go back to the newest checkpoint, and on with the molecules after those already used; return what to say."""
+        """Go back to the newest checkpoint and skip the molecules used since; return messages about it."""
         before = self._progress
         found = self._checkpoints.find(self._log.warn) or self._beginning.found
-        if found is None:  # the spike came before the first checkpoint
+        if found is None:  # the spike occurred before the first checkpoint
             return []
         self._go_to(found)
         self._progress = replace(
@@ -310,7 +312,7 @@ class Trainer:
         return [f"goes on from {found.path} (step {found.step})"]
 
     def _validate(self) -> bool:
-        """Score the fixed validation corruptions and log them; return whether no step so far had a loss as low."""
+        """Score the fixed validation corruptions and log the losses; return whether this is the lowest loss so far."""
         started = time.monotonic()
         with self._model.averaged_weights() if self._config.train.ema_decay is not None else nullcontext():
             scores = self._validation(self._model)
@@ -329,7 +331,7 @@ class Trainer:
         return lowest
 
     def _save(self) -> None:
-        """Begin to save the state; every rank takes part."""
+        """Start to save the state; every rank takes part."""
         branch = self._beginning.branch
         meta = {
             "progress": asdict(self._progress),
@@ -352,10 +354,11 @@ class Trainer:
         self._checkpoints.start_save(self._progress.step, self._model.fragments(), meta, self._log)
 
     def _go_to(self, found: CheckpointInfo) -> None:
-        """Take up the state of a checkpoint."""
+        """Load the state of a checkpoint."""
         meta = found.meta
         self._model.restore(ShareReader(found.path).read, meta["optimizer_steps"])
-        # A streak of skipped steps is this session's own: one of an earlier session must not end every later start.
+        # Only this session's skipped steps count as a streak; one from an earlier session must not end every later
+        # start.
         self._progress = replace(read_progress(found), skipped_in_a_row=0)
         self._best, self._final = meta["best"], meta["final"]
         lowest = meta.get("lowest", self._best["valid/loss"] if self._best.get("step") else None)
@@ -363,11 +366,11 @@ class Trainer:
         self._incidents.restore(meta["spikes"])
 
     def _export(self) -> None:
-        """Write the trained model as ``from_pretrained`` reads it, the curves, and the summary last."""
+        """Write the trained model for ``from_pretrained``, then the curves, and the summary last."""
         if self._ranks.is_main:
             folder = self._config.output / MODEL_FOLDER
-            shutil.rmtree(folder, ignore_errors=True)  # of a session that was killed right here
-            # From the checkpoint just saved: beside the run's own state there may be no room for the whole model.
+            shutil.rmtree(folder, ignore_errors=True)  # left by a session that was killed at this point
+            # Exported from the checkpoint just saved: the whole model may not fit in memory beside the run's own state.
             last = read_manifest(self._config.output / CHECKPOINTS / folder_name(self._progress.step))
             save_checkpoint(last, folder)
             write_summary(

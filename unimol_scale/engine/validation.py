@@ -1,4 +1,4 @@
-"""Computes the validation loss: fixed molecules with fixed corruptions, without gradients."""
+"""Computes the validation loss on fixed molecules with fixed corruptions, without gradients."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,9 +18,9 @@ class Validation:
     """Scores a model on the validation split.
 
     Args:
-        config: of the run.
-        objective: of the run; a mixture is scored on each of its parts.
-        complete: makes a loaded sample ready for the model.
+        config: configuration of the run.
+        objective: objective of the run; a mixture is scored on each of its parts.
+        complete: prepares a loaded sample for the model.
         ranks: this process among the others.
 
     Raises:
@@ -57,7 +57,7 @@ class Validation:
                         scores[name].append(sums[name])
                         counts[name] += sample.counts[name]
         model.train(True)
-        for name, values in scores.items():  # read at the end: each reading waits for the device
+        for name, values in scores.items():  # read at the end, since each read waits for the device
             for value in torch.stack(values).tolist() if values else ():
                 totals[name] += value
         terms = means(self._ranks.sum(totals), self._ranks.sum(counts))

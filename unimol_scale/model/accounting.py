@@ -1,7 +1,8 @@
 """Counts of the model's parameters, FLOPs and memory, from its configuration alone. Imports no torch.
 
-The trainer's MFU, the planner and the compute axis of the scaling laws all come from here; tests hold these counts
-against the built model and against torch's own FLOP counter.
+The trainer's MFU, the planner and the compute axis of the scaling laws all use these counts; tests compare them with
+the
+built model and with torch's own FLOP counter.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,29 +15,30 @@ from unimol_scale.model.presets import ModelConfig
 
 # A training step is one forward pass and a backward pass of twice its matrix products.
 TRAINING_TO_FORWARD = 3.0
-# Kernels of a forward and a backward pass, and those of a layer that is recomputed as a share of its own. These and the
-# factors of ``training_traffic_bytes`` are fitted to the operations of the built model, listed with meta tensors over
-# widths and depths; a test holds them to within a quarter.
+# Kernels of a forward and backward pass, and those of a recomputed layer as a fraction. These numbers and the factors
+# of
+# ``training_traffic_bytes`` are fitted to the operations of the built model, listed with meta tensors over widths and
+# depths; a test checks that they agree to within a quarter.
 KERNELS_OUTSIDE, KERNELS_OF_LAYER, KERNELS_RECOMPUTED = 320, 184, 0.4
-# A weight is read forward and backward, and its gradient is written.
+# A weight is read in the forward and in the backward pass, and its gradient is written.
 WEIGHT_PASSES = 3
-# Of a pair with ``edges: path``, for its row of a table, its share, and what torch's sum over rows keeps of them.
+# Values per pair with ``edges: path``: a row of a table, its share, and what torch's sum over rows keeps of them.
 BYTES_OF_HOP = 24
-# What the relation heads predict of a pair of atoms → channels.
+# Relation of a pair of atoms → channels that its head predicts.
 RELATION_CHANNELS = {"path": vocab.NUM_PATH_CLASSES, "edge": vocab.NUM_HOPS * vocab.NUM_EDGE_CLASSES, "distance": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Heads:
-    """Which heads stand on the backbone; every objective names its own.
+    """Which heads are built on the backbone; every objective states its own.
 
     Attributes:
-        token: whether there is a head of masked tokens.
+        token: whether there is a head for masked tokens.
         coordinate: whether there is a coordinate head.
-        relations: what the relation heads predict of a pair, names of ``RELATION_CHANNELS``; empty: there are none.
-        projection: width of a linear map from the atoms to another model's atoms; 0: there is none.
-        relation_factors: whether all relations are read from the same two maps of the atoms, ``shared``, or each from
-            its own, ``separate``.
+        relations: relations of pairs to predict, names of ``RELATION_CHANNELS``; empty for none.
+        projection: width of a linear map from the atoms to another model's atoms; 0 for none.
+        relation_factors: ``shared``: all relations are read from the same two maps of the atoms; ``separate``: each
+            from two maps of its own.
     """
 
     token: bool = False
@@ -52,12 +54,12 @@ class Heads:
 
     @property
     def relation_channels(self) -> int:
-        """Channels predicted for a pair of atoms."""
+        """Channels predicted per pair of atoms."""
         return sum(RELATION_CHANNELS[name] for name in self.relations)
 
     @property
     def relation_maps(self) -> int:
-        """Pairs of maps of the atoms that the relations are read from."""
+        """Number of pairs of maps of the atoms from which the relations are read."""
         return len(self.relations) if self.relation_factors == "separate" else min(1, len(self.relations))
 
 
@@ -66,7 +68,7 @@ DENOISE_HEADS = Heads(token=True, coordinate=True)
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterCount:
-    """Parameters by group: everything a scaling law might want to count or leave out.
+    """Parameters by group, so that a scaling law can count or leave out any of them.
 
     Attributes:
         embedding: token, feature, path and kernel tables and maps, and the layer norms of the input.
@@ -87,7 +89,7 @@ class ParameterCount:
 
     @property
     def non_embedding(self) -> int:
-        """Parameters of the layers alone."""
+        """Parameters of the layers only."""
         return self.atom_track + self.pair_track
 
     def as_dict(self) -> dict[str, int]:
@@ -102,7 +104,7 @@ class ParameterCount:
 
 
 def count_parameters(config: ModelConfig, heads: Heads = DENOISE_HEADS) -> ParameterCount:
-    """Count the parameters of the backbone and of an objective's heads; by default, as published, of denoising."""
+    """Count the parameters of the backbone and of an objective's heads (by default denoise's, as published)."""
     d, p, h = config.atom_width, config.pair_width, config.pair_hidden
     gaussians = config.gaussians
     embedding = (
@@ -133,7 +135,7 @@ def count_parameters(config: ModelConfig, heads: Heads = DENOISE_HEADS) -> Param
 
 
 def hidden_matrices(config: ModelConfig) -> dict[str, tuple[tuple[int, int, int], ...]]:
-    """Return track → (number, rows, columns) of the hidden matrices of one layer, which Muon can take."""
+    """Return track → (number, rows, columns) of one layer's hidden matrices, which Muon can update."""
     d, f, p, h = config.atom_width, config.ffn_width, config.pair_width, config.pair_hidden
     return {
         "atom": ((4, d, d), (1, f, d), (1, d, f)),
@@ -142,13 +144,13 @@ def hidden_matrices(config: ModelConfig) -> dict[str, tuple[tuple[int, int, int]
 
 
 def count_hidden(config: ModelConfig, tracks: Sequence[str]) -> int:
-    """Count the elements of the hidden matrices of some tracks."""
+    """Count the elements of the hidden matrices of the given tracks."""
     matrices = [matrix for track in tracks for matrix in hidden_matrices(config)[track]]
     return config.layers * sum(number * rows * columns for number, rows, columns in matrices)
 
 
 def orthogonalisation_flops(config: ModelConfig, tracks: Sequence[str], iterations: int) -> float:
-    """FLOPs of making the hidden matrices of some tracks orthogonal once, by Newton–Schulz iterations."""
+    """FLOPs of orthogonalising the hidden matrices of the given tracks once, by Newton–Schulz iterations."""
     matrices = [matrix for track in tracks for matrix in hidden_matrices(config)[track]]
     sides = [(number, min(rows, columns), max(rows, columns)) for number, rows, columns in matrices]
     return float(config.layers * iterations * sum(n * (4 * short**2 * long + 2 * short**3) for n, short, long in sides))
@@ -157,7 +159,8 @@ def orthogonalisation_flops(config: ModelConfig, tracks: Sequence[str], iteratio
 def forward_flops(config: ModelConfig, num_atoms: int, heads: Heads = DENOISE_HEADS) -> float:
     """FLOPs of one forward pass for one molecule of ``num_atoms`` atoms without padding, as implemented here.
 
-    Counts matrix products (two per multiply-add); elementwise work is memory-bound and not counted, as usual for MFU.
+    Counts matrix products (two FLOPs per multiply-add); elementwise work is memory-bound and not counted, as usual for
+    MFU.
     """
     d, p, h = config.atom_width, config.pair_width, config.pair_hidden
     n = num_atoms + 1
@@ -180,12 +183,12 @@ def forward_flops(config: ModelConfig, num_atoms: int, heads: Heads = DENOISE_HE
 
 
 def training_flops(config: ModelConfig, num_atoms: int, heads: Heads = DENOISE_HEADS) -> float:
-    """FLOPs of one training step for one molecule: forward and backward, recomputation not counted."""
+    """FLOPs of one training step for one molecule, forward and backward, without recomputation."""
     return TRAINING_TO_FORWARD * forward_flops(config, num_atoms, heads)
 
 
 def mean_flops(of_molecule: Callable[[int], float], histogram: Mapping[int, int]) -> float:
-    """Mean over a histogram of atom counts (atoms → molecules) of the FLOPs ``of_molecule`` of that many atoms."""
+    """Mean of ``of_molecule(atoms)``, in FLOPs, over a histogram of atom counts (atoms → molecules)."""
     molecules = sum(histogram.values())
     return sum(of_molecule(n) * count for n, count in histogram.items()) / molecules
 
@@ -199,30 +202,31 @@ def activation_bytes(
     mask_bytes: int | None = None,
     heads: Heads = DENOISE_HEADS,
 ) -> float:
-    """Bytes that one micro-batch of equal molecules needs at its peak, above weights, gradients and optimizer.
+    """Peak bytes that one micro-batch of equal molecules needs in addition to weights, gradients and optimizer.
 
-    Counted from what ``kernels`` keeps for the backward pass. Of a layer: its input, what stands before and after the
-    triangle update and the hidden layer of the pair network (4P a pair), the gated maps and their product (5h), the
-    attention weights in fp32 (H), and where something is dropped the masks of it. On top of what is kept comes the work
-    space of one triangle update's backward pass. With activation checkpointing only the inputs of the recomputed layers
-    are kept, and the inside of one layer at a time.
+    Counted from what ``kernels`` keeps for the backward pass. For a layer that is: its input, the pairs before and
+    after
+    the triangle update and the hidden layer of the pair network (4P per pair), the gated maps and their product (5h),
+    the attention weights in fp32 (H), and dropout masks. In addition there is the work space of one triangle update's
+    backward pass. With activation checkpointing, only the inputs of recomputed layers are kept, and the inside of one
+    layer at a time.
 
     Args:
-        config: of the model.
-        molecules: in the micro-batch.
-        num_atoms: of each.
+        config: configuration of the model.
+        molecules: molecules in the micro-batch.
+        num_atoms: atoms of each.
         bytes_per_value: 4 in fp32, 2 in bf16.
-        mask_bytes: of one element of a dropout mask: on a GPU torch keeps 1 byte; None: a value, as on a CPU.
-        heads: of the objective; those of pairs need memory too.
+        mask_bytes: bytes per element of a dropout mask: on a GPU torch keeps 1; None: as many as a value, as on a CPU.
+        heads: heads of the objective; those for pairs need memory too.
     """
     d, p, h = config.atom_width, config.pair_width, config.pair_hidden
     n, v, m = num_atoms + 1, bytes_per_value, bytes_per_value if mask_bytes is None else mask_bytes
     attention = n * n * config.heads * (4 if v == 4 else 4 + v)
     if config.attention_dropout:
-        # The mask, and in fp32 the weights before and after it.
+        # The mask, and in fp32 the attention weights before and after it.
         attention += n * n * config.heads * (m + (v if v == 4 else 0))
     masks = m * (n * n * 2 * p + n * 2 * d) if config.dropout else 0
-    if config.activation_dropout:  # of these, a byte a value on every device
+    if config.activation_dropout:  # its masks take one byte per value on every device
         masks += n * n * p + n * config.ffn_width
     layer = v * (n * n * (4 * p + 5 * h) + n * (8 * d + config.ffn_width + 6 * h)) + attention + masks
     layer_input = v * (n * d + n * n * p)
@@ -230,25 +234,26 @@ def activation_bytes(
     inside = config.layers - recomputed + (1 if recomputed else 0)
     ends = v * n * n * (3 * p + config.gaussians) + 4 * n * n * config.heads
     ends += n * n * vocab.NUM_HOPS * BYTES_OF_HOP * (config.edges == "path")
-    # Predictions of pairs, their log-probabilities, a gradient, and a·W, in fp32; before the layers' backward pass.
+    # Predictions for pairs, their log-probabilities, a gradient, and a·W, in fp32; freed before the layers' backward
+    # pass.
     relations = 4 * heads.relation_channels * (3 * n * n + n * vocab.RELATION_HIDDEN)
     work_space = v * n * n * (5 * p + 8 * h)
     return float(molecules * (layer * inside + layer_input * recomputed + ends + max(relations, work_space)))
 
 
 def training_kernels(config: ModelConfig) -> float:
-    """Kernels that the host starts for the forward and backward pass of one micro-batch, whatever its size."""
+    """Number of kernels of the forward and backward pass of one micro-batch, which its size does not affect."""
     recomputed = _recomputed_layers(config)
     return KERNELS_OUTSIDE + KERNELS_OF_LAYER * (config.layers + KERNELS_RECOMPUTED * recomputed)
 
 
 def training_traffic_bytes(config: ModelConfig, molecules: int, num_atoms: int, bytes_per_value: int) -> float:
-    """Bytes that the kernels of one micro-batch read and write, forward and backward, each operation by itself.
+    """Bytes that the kernels of one micro-batch read and write in both passes, without fusing operations.
 
     Args:
-        config: of the model.
-        molecules: in the micro-batch.
-        num_atoms: of each.
+        config: configuration of the model.
+        molecules: molecules in the micro-batch.
+        num_atoms: atoms of each.
         bytes_per_value: 4 in fp32, 2 in bf16.
     """
     d, p, h = config.atom_width, config.pair_width, config.pair_hidden
@@ -262,7 +267,7 @@ def training_traffic_bytes(config: ModelConfig, molecules: int, num_atoms: int, 
 
 
 def recomputed_share(config: ModelConfig) -> float:
-    """Share of the layers whose forward pass is run once more in the backward pass."""
+    """Fraction of the layers whose forward pass is repeated in the backward pass."""
     return _recomputed_layers(config) / config.layers
 
 

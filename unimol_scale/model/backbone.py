@@ -18,7 +18,7 @@ from unimol_scale.model.track_updates import dropping_of_batch, layer_norm
 
 @dataclass(frozen=True, kw_only=True)
 class Representation:
-    """What the backbone says of a batch; values at padding are arbitrary.
+    """The backbone's output for a batch; values at padding are arbitrary.
 
     Attributes:
         atom_BND: nodes, virtual node first.
@@ -35,7 +35,7 @@ class InputNorm(nn.LayerNorm):
     """The layer norm of an encoding."""
 
     def forward(self, x: Tensor, nodes_B: Tensor | None = None) -> Tensor:
-        """Return it in the shape of x.
+        """Return the layer norm, in the shape of x.
 
         Args:
             x: nodes or pairs.
@@ -61,8 +61,8 @@ class TwoTrackBackbone(nn.Module):
 
         Args:
             batch: what the model sees.
-            watch: is called with the attention scores of every layer before the softmax, [B, H, N, N] with the pair
-                bias in them, layer by layer; they are computed once more for it. Not for sharded weights.
+            watch: called for every layer with its attention scores before the softmax, [B, H, N, N], including the pair
+                bias; they are computed a second time for it. Does not work with sharded weights.
         """
         valid_BN = torch.nn.functional.pad(batch.valid_BA, (1, 0), value=True)
         if self.config.normalize_by == "molecule":

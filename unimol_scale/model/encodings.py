@@ -1,8 +1,8 @@
 """From a corrupted batch of integers and coordinates to the model's first atom and pair representations.
 
 Shapes: B molecules, A atoms (padded), N = A + 1 nodes (virtual node first), D atom channels, P pair channels, S = 5
-hops of a path, K kinds of bonds, M = S·K, R pairs of atoms, G Gaussians. Distances, their map and the Gaussian kernel
-are computed in fp32 whatever the engine's dtype: bf16 steps near 8 Å are as wide as the kernel's spacing.
+hops of a path, K kinds of bonds, M = S·K, R pairs of atoms, G Gaussians. Distances, their affine map and the Gaussian
+kernel are computed in fp32 in any precision of the run: near 8 Å, steps of bf16 are as wide as the kernel's spacing.
 """
 
 from collections.abc import Callable
@@ -23,9 +23,9 @@ from unimol_scale.model.presets import ModelConfig
 from unimol_scale.model.track_updates import count_nodes
 from unimol_scale.store.schema import ATOM_VOCABULARIES, BOND_VOCABULARIES
 
-# Bits of ``ModelInput.shown_BAA``: what the pair track may see of a pair of atoms.
+# Bits of ``ModelInput.shown_BAA``: relations of a pair of atoms that enter the pair track.
 SHOWN_PATH, SHOWN_EDGE, SHOWN_DISTANCE = 1, 2, 4
-# What the C code encodes atoms and pairs with, as the functions below do.
+# Constants that the C code needs to encode atoms and pairs as the functions below do.
 _ATOM_NUMBERS = (
     vocab.DEGREE_OFFSET, vocab.ATOM_FEATURE_OFFSET, vocab.ATOM_FEATURE_STRIDE, vocab.HIDDEN, vocab.RAW_HIDDEN
 )  # fmt: skip
@@ -37,19 +37,19 @@ _PAIR_NUMBERS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInput:
-    """What the backbone sees of a batch, after corruption. Padding atoms have token 0.
+    """The backbone's input for a batch, after corruption. Padding atoms have token 0.
 
     Attributes:
         token_BA: uint8, atomic number, ``TOKEN_MASK`` or 0.
         atom_features_BA8: uint8, raw codes of the store, or ``RAW_HIDDEN``.
         degree_BA: uint8, number of bonds inside the molecule's graph, or ``RAW_HIDDEN``.
-        bond_features_BAA3: uint8, 0 where no bond, else raw code + 1.
+        bond_features_BAA3: uint8, 0 where there is no bond, otherwise raw code + 1.
         path_BAA: int16, shortest path in bonds, ``PATH_UNREACHABLE`` between fragments.
-        hidden_B: bool, true where all atom, bond, degree and path features of the molecule are hidden.
+        hidden_B: bool, true for molecules whose atom, bond, degree and path features are all hidden.
         coordinates_BA3: fp32, Å; not read by a model without geometry.
         shown_BAA: uint8, bits ``SHOWN_…`` of the relations of each pair that enter the pair track; None: all of them.
-        path_bonds_BAAS: uint8, ``relations.path_bonds`` of the molecules; only a model with ``edges: path`` reads them.
-            None: such a model finds them itself, on the CPU, for which it waits for its device.
+        path_bonds_BAAS: uint8, ``relations.path_bonds`` of the molecules, read only by a model with ``edges: path``.
+            None: such a model computes them itself on the CPU, and has to wait for its device.
     """
 
     token_BA: Tensor
@@ -69,11 +69,12 @@ class ModelInput:
 
 
 def check_input(batch: ModelInput) -> None:
-    """Refuse a batch from outside whose integers have no embedding; stores need no such check.
+    """Refuse an external batch whose integers have no embedding; batches from stores need no such check.
 
     Raises:
-        StoreError: a token, feature, degree or path out of its vocabulary, a molecule without atoms or with more than
-            the path vocabulary allows, or a coordinate that is not finite; names the molecule's position in the batch.
+        StoreError: a token, feature, degree or path is out of its vocabulary, a molecule has no atoms or more than the
+            path vocabulary allows, or a coordinate is not finite; the message names the molecule's position in the
+            batch.
     """
     sizes_B = batch.valid_BA.sum(1)
     atom_8 = torch.tensor([len(values) for values in ATOM_VOCABULARIES.values()])
@@ -133,9 +134,9 @@ def encode_bonds(batch: ModelInput) -> Tensor:
 
 
 def encode_bond_kinds(device: torch.device) -> Tensor:
-    """Return the reference's integers [K, 3], int64, of every kind of bond; kind 0 is no bond, and the last hidden.
+    """Return the reference's integers [K, 3], int64, for every kind of bond; kind 0 is no bond, and the last is hidden.
 
-    They are counted on the device, which would wait for a table from the host.
+    They are computed on the device, which would otherwise wait for a table from the host.
     """
     _, num_stereos, num_conjugated = (len(words) for words in BOND_VOCABULARIES.values())
     kind_K = torch.arange(vocab.NUM_BOND_KINDS, device=device) - 1  # see ``relations.bond_kinds``
@@ -148,7 +149,7 @@ def encode_bond_kinds(device: torch.device) -> Tensor:
 
 
 def with_path_bonds(batch: ModelInput) -> ModelInput:
-    """Return a batch that has the bonds along its paths, which are found if it has them not."""
+    """Return a batch with the bonds along its paths, computing them if they are missing."""
     if batch.path_bonds_BAAS is not None:
         return batch
     kind_BAAS = path_bonds(batch.bond_features_BAA3.cpu().numpy(), batch.path_BAA.cpu().numpy())
@@ -156,10 +157,11 @@ def with_path_bonds(batch: ModelInput) -> ModelInput:
 
 
 def encode_path_bonds(batch: ModelInput) -> tuple[Tensor, Tensor]:
-    """Return the kind of each hop, int32 [B, A, A, S], and its share in the mean over the hops, fp32 [B, A, A, S].
+    """Return the kind of each hop, int32 [B, A, A, S], and its weight in the mean over hops, fp32 [B, A, A, S].
 
-    A pair without a path, and an atom with itself, has one hop of kind 0, no bond; a hidden molecule one of the hidden
-    kind. Other places behind the end of a path have no share, and padding has none at all.
+    A pair without a path, and an atom with itself, has one hop of kind 0 (no bond); in a hidden molecule the hop has
+    the
+    hidden kind. Positions beyond the end of a path have weight 0, and so does all padding.
     """
     kind_BAAS = with_path_bonds(batch).path_bonds_BAAS
     assert kind_BAAS is not None
@@ -178,7 +180,7 @@ def encode_paths(batch: ModelInput) -> Tensor:
 
 
 def encode_pair_types(batch: ModelInput, kind: str) -> tuple[Tensor, Tensor]:
-    """Return the codes that choose the distance map: [B, A] for the pair's first atom, [B, A] for its second.
+    """Return the codes that select the distance map: [B, A] for the pair's first atom, [B, A] for its second.
 
     ``element`` takes the token as corrupted, so that a masked atom's element cannot be read off its distances;
     ``chirality`` takes the first encoded atom feature, as the public reference does. Both int64, 0 at padding.
@@ -197,7 +199,7 @@ def pairwise_distances(coordinates_BA3: Tensor) -> Tensor:
     """Return |r_i − r_j| [B, A, A] in Å, fp32, with a finite gradient on the diagonal (where it is exactly zero)."""
     delta_BAA3 = coordinates_BA3.float()[:, :, None] - coordinates_BA3.float()[:, None, :]
     square_BAA = delta_BAA3.square().sum(-1)
-    # √ has an infinite slope at zero: put one there for the root and take it away from the result.
+    # √ has an infinite slope at zero: replace zeros by ones for the root, and subtract them from the result.
     zero_BAA = square_BAA == 0
     distance_BAA: Tensor = torch.where(zero_BAA, 0.0, square_BAA.masked_fill(zero_BAA, 1.0).sqrt())
     return distance_BAA
@@ -229,7 +231,7 @@ class AtomEncoding(nn.Module):
 
 
 class GaussianKernel(nn.Module):
-    """Distances, mapped per pair type, spread over fixed Gaussians and projected to the pair width."""
+    """Distances, transformed per pair type, expanded in fixed Gaussians and projected to the pair width."""
 
     centres_G: Tensor
 
@@ -237,7 +239,7 @@ class GaussianKernel(nn.Module):
         super().__init__()
         G = config.gaussians
         self.pair_type = config.pair_type
-        # The map starts as the plain distance: each of a pair's two codes contributes half of the factor.
+        # The map starts as the identity: each of a pair's two codes contributes half of the factor.
         self.scale = Embedding(vocab.NUM_PAIR_TYPES, 1, padding_idx=0, fill=0.5)
         self.shift = Embedding(vocab.NUM_PAIR_TYPES, 1, padding_idx=0, fill=0.0)
         self.hidden_weight, self.hidden_bias = linear_parameters(G, G, "he")
@@ -247,7 +249,8 @@ class GaussianKernel(nn.Module):
         self.register_buffer("centres_G", self._centres(G), persistent=False)
 
     def _centres(self, count: int) -> Tensor:
-        # linspace, because DeepSpeed's construction context casts what torch.tensor makes to bf16 and leaves this.
+        # linspace, because DeepSpeed's construction context casts the result of torch.tensor to bf16, but not that of
+        # linspace.
         return torch.linspace(0, self.max_distance, count, dtype=torch.float32)
 
     def reset_centres(self) -> None:
@@ -255,14 +258,14 @@ class GaussianKernel(nn.Module):
         self.centres_G = self._centres(len(self.centres_G)).to(self.out_weight.device)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GaussianKernel":
-        """Let ``.to``, ``.bfloat16`` and the like move the centres, but never round them."""
+        """Let ``.to``, ``.bfloat16`` and the like move the centres, but never change their dtype."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.centres_G.dtype != torch.float32:
             self.centres_G = self._centres(len(self.centres_G)).to(self.centres_G.device)
         return self
 
     def mapped_distances(self, batch: ModelInput) -> Tensor:
-        """Return the distances after the map of their pair type [B, A, A], fp32."""
+        """Return the distances after the affine map of their pair type, fp32 [B, A, A]."""
         first_BA, second_BA = encode_pair_types(batch, self.pair_type)
         scale_BAA = self.scale(first_BA).abs().float() + self.scale(second_BA).abs().float().transpose(1, 2)
         shift_BAA = self.shift(first_BA).float() + self.shift(second_BA).float().transpose(1, 2)
@@ -282,8 +285,8 @@ class GaussianKernel(nn.Module):
 class PairEncoding(nn.Module):
     """Mean of the bond-feature embeddings, plus path embedding, plus distance kernel; one vector for virtual pairs.
 
-    With ``edges: path`` the first is the mean over the hops s of w_s ∘ (mean of the bond-feature embeddings of hop s),
-    with learned w_s that start at one. (In MoleBlend's public code w_s is a matrix between its attention heads.)
+    With ``edges: path`` the first term is the mean over the hops s of w_s ∘ (mean of the bond-feature embeddings of hop
+    s), with learned w_s that start at one. (In MoleBlend's public code w_s is a matrix between its attention heads.)
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -336,7 +339,7 @@ class PairEncoding(nn.Module):
         return pair_BNNP
 
     def _of_path(self, batch: ModelInput) -> Tensor:
-        """Return the mean over the bonds along a path [B, A, A, P]; no tensor of several hops or features is made."""
+        """Return the mean over the bonds along a path, [B, A, A, P], without tensors over several hops or features."""
         kind_KP = self.bonds(encode_bond_kinds(batch.token_BA.device)).mean(dim=1)
         table_MP = (self.hop_scale_SP.unsqueeze(1) * kind_KP).flatten(0, 1)
         kind_BAAS, share_BAAS = encode_path_bonds(batch)
@@ -348,7 +351,7 @@ class PairEncoding(nn.Module):
 
 
 def _shown(batch: ModelInput, relation: int, embedded_BAAP: Tensor) -> Tensor:
-    """Return the embeddings where that relation is shown, else exact zeros that pass no gradient."""
+    """Return the embeddings where that relation is shown, and exact zeros without a gradient elsewhere."""
     if batch.shown_BAA is None:
         return embedded_BAAP
     return torch.where((batch.shown_BAA & relation).bool().unsqueeze(-1), embedded_BAAP, 0.0)

@@ -36,7 +36,7 @@ class CoordinateHead(nn.Module):
     """Predicted coordinates: attention over the atoms' relative positions, one number per axis, rotation-equivariant.
 
     r_pred_i = r_i + Σ_heads Σ_j attention_ij · (r_j − r_i) · (v_j · f). The projection f is applied to v before the sum
-    over j, so that per head only one number an atom is mixed. (The direction is the one the released weights expect.)
+    over j, so that each head mixes only one number per atom. (The released weights expect this direction.)
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -56,7 +56,7 @@ class CoordinateHead(nn.Module):
         """Return predicted coordinates [B, A, 3], Å, fp32.
 
         Args:
-            representation: of the backbone; the virtual node takes no part.
+            representation: output of the backbone; the virtual node is not used.
             coordinates_BA3: input coordinates, Å.
             seen_BAA: bool, which relative positions r_j − r_i may be used; None: all of them.
         """
@@ -80,7 +80,7 @@ class CoordinateHead(nn.Module):
         )  # fmt: skip
 
     def _weights(self, representation: Representation, nodes_B: Tensor | None) -> Tensor:
-        """Return how much of r_j − r_i every atom moves by [B, A, A]: Σ_h attention_hij · (v_hj · f_h)."""
+        """Return the weights [B, A, A] of r_j − r_i in an atom's displacement: Σ_h attention_hij · (v_hj · f_h)."""
         atom_BAD = representation.atom_BND[:, 1:]
         B, A, D = atom_BAD.shape
         atom_BAD = F.layer_norm(atom_BAD, [D], self.atom_norm_weight, self.atom_norm_bias, NORM_EPSILON)

@@ -1,9 +1,9 @@
 """The pair track's three updates as single differentiable operations that keep little for the backward pass.
 
 Pair tensors dominate memory and traffic. Written with autograd, one layer keeps about a dozen n²·P tensors; here each
-update keeps its input and what is narrower than P, and recomputes the rest. Gradients are by hand and tested against
-autograd in fp64. Only matrix products, layer norms and elementwise operations of torch are used, so the same code runs
-on CPUs and GPUs, in fp32 and bf16.
+update keeps its input and tensors narrower than P, and recomputes the rest. Gradients are written by hand and tested in
+fp64 against autograd. Only torch's matrix products, layer norms and elementwise operations are used, so that the same
+code runs on CPUs and GPUs, in fp32 and bf16.
 
 Shapes: B molecules, N nodes, Q = N² pairs, R = B·N² rows, P pair channels, h hidden channels, C output channels,
 G Gaussians.
@@ -19,13 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 NORM_EPSILON = 1e-5
-# The reference's π and what it divides the outer product by; the released weights were trained with them.
+# The reference's value of π, and its divisor of the outer product; the released weights were trained with them.
 REFERENCE_PI, OUTER_PRODUCT_EPSILON = 3.14159, 1e-3
 _aten = torch.ops.aten
 # Below this width the two matrix libraries are equally fast.
 ONEDNN_MIN_WIDTH = 64
 _CPU_INFO = Path("/proc/cpuinfo")
-# Per Å; below it a density counts as zero.
+# Per Å; densities below this count as zero.
 LEAST_DENSITY = 1e-30
 
 
@@ -44,12 +44,12 @@ def _normalise_backward(
 
 
 def product(a_RK: Tensor, b_KC: Tensor, bias_C: Tensor | None = None) -> Tensor:
-    """Return a·b (+ bias), by the faster of the matrix libraries that torch has.
+    """Return a·b (+ bias), by the faster of torch's matrix libraries.
 
-    On a CPU in fp32 torch calls MKL, which keeps to AVX2 on processors that are not Intel's; oneDNN, which torch uses
-    for bf16, has AVX-512 kernels and ran 2.2 times as fast on such a machine, from a width of 64 on [measured]. On
-    Intel's the two are equally fast, but oneDNN makes code for every new number of rows, which takes about as long as
-    a product does [measured], and almost every micro-batch has another number.
+    In fp32 on a CPU torch calls MKL, which uses only AVX2 on processors not made by Intel. oneDNN, which torch uses for
+    bf16, has AVX-512 kernels and was 2.2 times as fast on such a machine, from a width of 64 on [measured]. On Intel
+    processors both are equally fast, but oneDNN generates code for every new number of rows, which takes about as long
+    as a product [measured], and almost every micro-batch has a new number.
     """
     if _onednn_is_faster(a_RK, b_KC):
         result: Tensor = torch.ops.mkldnn._linear_pointwise(a_RK, b_KC.t(), bias_C, "none", [], "")
@@ -60,8 +60,8 @@ def product(a_RK: Tensor, b_KC: Tensor, bias_C: Tensor | None = None) -> Tensor:
 def weight_gradient(grad_RC: Tensor, x_RK: Tensor) -> Tensor:
     """Return gradᵀ·x [C, K], the gradient of the weight of y = x·Wᵀ.
 
-    oneDNN's linear map copies a transposed operand first, which took as long as the product itself [measured]; MKL
-    takes it as it is.
+    oneDNN's linear map first copies a transposed operand, which took as long as the product itself [measured]; MKL
+    needs no copy.
     """
     if x_RK.device.type == "cpu" and not _is_intel():
         return product(grad_RC.t(), x_RK)
@@ -85,10 +85,10 @@ def _has_onednn() -> bool:
 
 @functools.cache
 def _is_intel() -> bool:
-    """Return whether MKL runs at full speed here: by the maker, not by a race, since a run must repeat to the bit."""
+    """Return whether MKL runs at full speed here, by the CPU's maker and not by timing, so that runs repeat."""
     try:
         return "GenuineIntel" in _CPU_INFO.read_text(encoding="utf-8", errors="replace")
-    except OSError:  # another system
+    except OSError:  # not Linux
         return False
 
 
@@ -117,10 +117,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def channel_first_linear(pair_BNNP: Tensor, weight_CP: Tensor, bias_C: Tensor) -> Tensor:
-    """Map [B, N, N, P] to [B, C, N, N]: the layout that batched products over nodes want."""
+    """Map [B, N, N, P] to [B, C, N, N], the layout for batched products over nodes."""
     B, N, _, P = pair_BNNP.shape
     pair_RP = pair_BNNP.reshape(-1, P)
-    # ``product`` has no gradient of its own: only functions that bring theirs may take it.
+    # ``product`` has no gradient of its own, so only functions that define theirs may call it.
     if not torch.is_grad_enabled() and _onednn_is_faster(pair_RP, weight_CP.t()):
         mapped_RC = product(pair_RP, weight_CP.t(), bias_C)
         return mapped_RC.view(B, N * N, -1).transpose(1, 2).contiguous().view(B, -1, N, N)
@@ -131,7 +131,7 @@ def channel_first_linear(pair_BNNP: Tensor, weight_CP: Tensor, bias_C: Tensor) -
 class FeedForwardFunction(torch.autograd.Function):
     """y = [x +] W₂·D(GELU(W₁·LN(x) + b₁)) + b₂ over the last axis; keeps x and the hidden layer before GELU.
 
-    D is dropout; where nothing is dropped it is not computed. Of what is dropped, a mask of one byte a value is kept.
+    D is dropout, which is skipped if nothing is dropped; for dropped values a mask of one byte per value is kept.
     """
 
     @staticmethod
@@ -192,7 +192,7 @@ class FeedForwardFunction(torch.autograd.Function):
 
 
 class GaussianKernelFunction(torch.autograd.Function):
-    """y = W₂·GELU(W₁·g(x) + b₁) + b₂, with g_k(x) the normal density of x around centre k; one x for each row.
+    """y = W₂·GELU(W₁·g(x) + b₁) + b₂, with g_k(x) the normal density of x around centre k; one x per row.
 
     The densities are evaluated in fp32 and recomputed in the backward pass; x and the hidden layer are kept.
     """
@@ -230,12 +230,12 @@ class GaussianKernelFunction(torch.autograd.Function):
 def _densities(x_R: Tensor, centres_G: Tensor, spacing: float) -> tuple[Tensor, Tensor]:
     """Return the offsets (x − centre) / spacing and the normal densities, both fp32 [R, G]."""
     offset_RG = (x_R / spacing)[:, None] - centres_G / spacing
-    # To the base of two: torch's exp hands over to MKL, which takes ten times as long where the result underflows
-    # [measured], as the densities of distant centres do.
+    # As a power of two, because torch's exp calls MKL, which takes ten times as long where the result underflows
+    # [measured], as it does for distant centres.
     log2_norm = -math.log2(math.sqrt(2 * REFERENCE_PI) * spacing)
     half = -0.5 * math.log2(math.e)
     density_RG = torch.addcmul(x_R.new_full((1, 1), log2_norm), offset_RG, offset_RG, value=half).exp2_()
-    # Products of matrices with denormal numbers in them take up to 60 times as long on a CPU [measured].
+    # On a CPU, products of matrices that contain denormal numbers take up to 60 times as long [measured].
     if density_RG.device.type == "cpu":
         density_RG = torch.threshold_(density_RG, LEAST_DENSITY, 0.0)
     return offset_RG, density_RG
@@ -244,7 +244,7 @@ def _densities(x_R: Tensor, centres_G: Tensor, spacing: float) -> tuple[Tensor, 
 class OuterProductFunction(torch.autograd.Function):
     """z_ij = [x_ij +] Σ_cd a_ic b_jd W_cd + k, without the outer product and without keeping T_i = a_i·W.
 
-    The two-step contraction takes 2hP + 2h²P/n operations a pair instead of 2h²P.
+    The two-step contraction takes 2hP + 2h²P/n operations per pair instead of 2h²P.
     """
 
     @staticmethod
@@ -375,7 +375,7 @@ class TriangleFunction(torch.autograd.Function):
 
 
 def _gated(project_BcNN: Tensor, scale_B1NN: Tensor) -> tuple[Tensor, Tensor]:
-    """Return A and B, both [B·h, N, N]: value ∘ sigmoid(gate) ∘ scale. Channels are values of A, B, gates of A, B."""
+    """Return A and B, [B·h, N, N]: value ∘ sigmoid(gate) ∘ scale. Channel order: values of A, B, gates of A, B."""
     value_BkNN, gate_BkNN = project_BcNN.chunk(2, dim=1)
     gated_BkNN = torch.sigmoid(gate_BkNN).mul_(value_BkNN).mul_(scale_B1NN)
     B, k, N, _ = gated_BkNN.shape

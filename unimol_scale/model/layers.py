@@ -1,8 +1,8 @@
-"""One layer of the two-track Transformer (Uni-Mol2, FACTS of arXiv 2406.14969 and its public reference).
+"""One layer of the two-track Transformer (Uni-Mol2, arXiv 2406.14969, and its public reference).
 
 Shapes: B molecules, N nodes (virtual node first, then atoms, padded), D atom channels, P pair channels, H heads,
-h hidden pair channels, d channels of one head. A module is a whole residual branch, its layer norm included, and owns
-every parameter that it uses: ZeRO-3 fetches weights module by module, and each module costs it time.
+h hidden pair channels, d channels of one head. A module is a whole residual branch, including its layer norm, and owns
+every parameter that it uses: ZeRO-3 fetches weights module by module, and each module costs time.
 """
 
 import math
@@ -27,7 +27,7 @@ from unimol_scale.model.track_updates import (
 )
 
 Init = Literal["lecun", "he", "gate"]
-# Number of the triangle update among a layer's branches.
+# Index of the triangle update among a layer's branches.
 TRIANGLE = 3
 EMBEDDING_STD = 0.1
 # A normal distribution cut at two standard deviations has this standard deviation.
@@ -36,10 +36,10 @@ TRUNCATED_STD = 0.87962566103423978
 
 @torch.no_grad()
 def fill_truncated_normal(weight: Tensor, std: float) -> None:
-    """Fill with a normal distribution cut at two standard deviations, drawn in fp32 on the CPU whatever the weight is.
+    """Fill with a normal distribution cut at two standard deviations, drawn in fp32 on the CPU for any weight.
 
-    Inside DeepSpeed's construction context torch.empty makes bf16 even when fp32 is asked for, and draws in bf16 come
-    out biased; memory from NumPy escapes it. Drawing on the CPU gives the same weights on every device.
+    Inside DeepSpeed's construction context torch.empty makes bf16 even if fp32 is requested, and bf16 draws are
+    biased; memory from NumPy avoids this. Drawing on the CPU gives the same weights on every device.
     """
     if weight.device.type == "meta":
         return
@@ -52,9 +52,9 @@ def fill_truncated_normal(weight: Tensor, std: float) -> None:
 def initialise(weight: Tensor, bias: Tensor | None, init: Init, gain: float = 1.0) -> None:
     """Initialise a linear map [out, in] in place.
 
-    ``lecun`` keeps the variance, ``he`` doubles it for a following GELU, ``gate`` makes a gate start at
-    one. ``gain`` scales the standard deviation. The last map of a residual branch takes layers^-1/2, so that the sum of
-    all branches starts about as large as their input: branches that start at zero learnt visibly later [measured].
+    ``lecun`` keeps the variance, ``he`` doubles it for a following GELU, ``gate`` makes a gate start at one. ``gain``
+    scales the standard deviation. The last map of a residual branch uses layers^-1/2, so that the sum of all branches
+    starts about as large as their input; branches that start at zero learnt visibly later [measured].
     """
     if init == "gate":
         weight.zero_()
@@ -65,7 +65,7 @@ def initialise(weight: Tensor, bias: Tensor | None, init: Init, gain: float = 1.
 
 
 class Linear(nn.Linear):
-    """A linear map that initialises itself by name."""
+    """A linear map with a named initialisation."""
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool = True, init: Init = "lecun") -> None:
         self.init = init
@@ -85,7 +85,7 @@ class Embedding(nn.Embedding):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the table; the padding row is zeroed in the same scope."""
+        """Draw the table; the padding row is set to zero in the same scope."""
         if self.fill is None:
             fill_truncated_normal(self.weight, EMBEDDING_STD)
         else:
@@ -139,7 +139,7 @@ class PairBiasedAttention(nn.Module):
         Args:
             atom_BND: nodes.
             pair_BNNP: pairs.
-            masks: of the batch.
+            masks: masks of the batch.
             residual: whether to add the nodes.
         """
         B, N, D = atom_BND.shape
@@ -158,7 +158,7 @@ class PairBiasedAttention(nn.Module):
         return atom_BND + update_BND if residual else update_BND
 
     def scores(self, atom_BND: Tensor, pair_BNNP: Tensor) -> Tensor:
-        """Return what the softmax is taken of, q·kᵀ/√d + the pair bias [B, H, N, N]; values at padding are arbitrary.
+        """Return the input of the softmax, q·kᵀ/√d + the pair bias, [B, H, N, N]; values at padding are arbitrary.
 
         Args:
             atom_BND: nodes.
@@ -197,7 +197,7 @@ def attention_logits(qkv_BN3D: Tensor, bias_BHNN: Tensor, key_mask_B1N: Tensor) 
 
 
 class FeedForward(nn.Module):
-    """LayerNorm, Linear, GELU, dropout, Linear, over the last axis: of the atom track and of the pair track."""
+    """LayerNorm, Linear, GELU, dropout, Linear, over the last axis; used in the atom track and the pair track."""
 
     def __init__(self, width: int, hidden: int, gain: float, dropout: float) -> None:
         super().__init__()
@@ -211,8 +211,8 @@ class FeedForward(nn.Module):
 
         Args:
             x: nodes or pairs.
-            masks: of their batch, where they have one.
-            residual: whether to add them.
+            masks: masks of their batch, if there are any.
+            residual: whether to add the input.
         """
         return feed_forward(
             x, self.norm_weight, self.norm_bias, self.up_weight, self.up_bias, self.down_weight, self.down_bias,
@@ -229,10 +229,10 @@ class OuterProduct(nn.Module):
         D, h, P = config.atom_width, config.pair_hidden, config.pair_width
         self.norm_weight, self.norm_bias = norm_parameters(D)
         self.project_weight, self.project_bias = linear_parameters(2 * h, D)
-        # Row c, column (d, p): the layout that makes a·W one matrix product.
+        # Row c, column (d, p): this layout makes a·W one matrix product.
         self.weight = nn.Parameter(torch.empty(h, h * P))
         self.bias = nn.Parameter(torch.empty(P))
-        # A sum over h² products, where a linear map of h inputs would have a sum over h.
+        # A sum over h² products, where a linear map of h inputs would sum over h.
         initialise(self.weight.view(h * P, h), self.bias, "lecun", residual_gain(config) * h**-0.5)
 
     def forward(self, atom_BND: Tensor, pair_BNNP: Tensor, masks: "NodeMasks", *, residual: bool) -> Tensor:
@@ -241,7 +241,7 @@ class OuterProduct(nn.Module):
         Args:
             atom_BND: nodes.
             pair_BNNP: pairs.
-            masks: of the batch.
+            masks: masks of the batch.
             residual: whether to add the pairs.
         """
         count_B11 = masks.count_B11
@@ -252,7 +252,7 @@ class OuterProduct(nn.Module):
         )  # fmt: skip
         if done is not None:
             return done
-        # The reference scales a and b by n^-1/2 each and divides by (eps + 1/n): the product keeps 1/(1 + eps n).
+        # The reference scales a and b by n^-1/2 each and divides by (eps + 1/n), so the product keeps 1/(1 + eps n).
         undo_B11 = 1.0 / (OUTER_PRODUCT_EPSILON + 1.0 / count_B11)
         normal_BND = F.layer_norm(atom_BND, atom_BND.shape[-1:], self.norm_weight, self.norm_bias, NORM_EPSILON)
         projected_BNk = linear(normal_BND, self.project_weight, self.project_bias) * masks.valid_BN1
@@ -272,7 +272,7 @@ class TriangleUpdate(nn.Module):
         super().__init__()
         P, h = config.pair_width, config.pair_hidden
         self.norm_weight, self.norm_bias = norm_parameters(P)
-        # Values of a and b, then their gates: one map, so that the normalised pairs are read once.
+        # Values of a and b, then their gates, in one map, so that the normalised pairs are read once.
         self.project_weight, self.project_bias = linear_parameters(4 * h, P)
         initialise(self.project_weight[2 * h :], self.project_bias[2 * h :], "gate")
         self.inner_weight, self.inner_bias = norm_parameters(h)
@@ -284,7 +284,7 @@ class TriangleUpdate(nn.Module):
 
         Args:
             pair_BNNP: pairs.
-            masks: of the batch.
+            masks: masks of the batch.
             residual: whether to add the input.
         """
         return triangle(
@@ -296,15 +296,15 @@ class TriangleUpdate(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class NodeMasks:
-    """What the layers need to know of padding and size; made once a batch.
+    """Padding and size information for the layers; made once per batch.
 
     Attributes:
         valid_BN1: 1 at real nodes, 0 at padding.
         key_mask_B1N: 0 at real nodes, −inf at padding.
         scale_B1NN: n^-1/2 at pairs of real nodes, 0 elsewhere.
-        count_B11: the n of the 1/n scalings, fp32.
-        nodes_B: nodes of each molecule before its padding, int32; None where nobody needs it.
-        dropping: what Triton kernels drop of a branch's update before they add it; None where they do not compute it.
+        count_B11: n of the 1/n scalings, fp32.
+        nodes_B: nodes of each molecule before its padding, int32; None if nothing needs it.
+        dropping: dropout that Triton kernels apply to a branch's update before adding it; None if they are not used.
     """
 
     valid_BN1: Tensor
@@ -320,8 +320,8 @@ class NodeMasks:
 
         Args:
             valid_BN: bool, true at real nodes.
-            count_B: the n of the 1/n scalings, fp32.
-            dtype: of the representations.
+            count_B: n of the 1/n scalings, fp32.
+            dtype: dtype of the representations.
         """
         valid_BN1 = valid_BN.unsqueeze(-1).to(dtype)
         scale_BNN = valid_BN1 * valid_BN.unsqueeze(1) * count_B.rsqrt()[:, None, None].to(dtype)
@@ -339,9 +339,9 @@ class TwoTrackLayer(nn.Module):
     """Pre-norm residual layer: attention, feed-forward, outer product, triangle update, pair feed-forward.
 
     Args:
-        config: of the model.
+        config: configuration of the model.
         drop_path: probability that a residual branch of this layer is left out for a molecule in training.
-        index: of the layer; two of them do not drop the same.
+        index: index of the layer, so that no two layers drop the same.
     """
 
     def __init__(self, config: ModelConfig, drop_path: float = 0.0, index: int = 0) -> None:
@@ -359,7 +359,7 @@ class TwoTrackLayer(nn.Module):
 
     def forward(self, atom_BND: Tensor, pair_BNNP: Tensor, masks: NodeMasks) -> tuple[Tensor, Tensor]:
         """Return the updated nodes [B, N, D] and pairs [B, N, N, P]."""
-        # Where nothing is dropped, or who computes an update drops it, that adds itself and saves a pass over memory.
+        # If nothing is dropped, or an update drops by itself, it also adds itself, which saves a pass over memory.
         whole = masks.dropping is not None
         fused = whole or not (self.training and (self.dropout or self.drop_path))
         fused_triangle = whole or not (self.training and (self.triangle_dropout or self.drop_path))
@@ -378,7 +378,7 @@ class TwoTrackLayer(nn.Module):
         return atom_BND, pair_BNNP
 
     def _of_branch(self, masks: NodeMasks, branch: int) -> NodeMasks:
-        """Return the masks with what Triton kernels drop of a branch in training."""
+        """Return the masks with the dropout that Triton kernels apply to a branch in training."""
         if masks.dropping is None or not self.training:
             return masks
         rate = self.triangle_dropout if branch == TRIANGLE else self.dropout
@@ -394,7 +394,7 @@ class TwoTrackLayer(nn.Module):
         return self._drop_branch(pair_BNNP)
 
     def _drop_branch(self, x: Tensor) -> Tensor:
-        """Leave a residual branch out for some molecules and scale it for the others (Huang et al., 1603.09382)."""
+        """Leave out a residual branch for some molecules, scale it for the others (Huang et al., arXiv 1603.09382)."""
         if not (self.training and self.drop_path):
             return x
         return x * F.dropout(x.new_ones(len(x), *[1] * (x.dim() - 1)), self.drop_path)

@@ -1,4 +1,4 @@
-"""A backbone and the heads that were asked for: what is trained, and what a checkpoint holds."""
+"""A backbone with the requested heads: the model to train, and the content of a checkpoint."""
 
 from torch import nn
 
@@ -12,15 +12,15 @@ from unimol_scale.model.relation_heads import RelationHeads, SeparateRelationHea
 
 
 class HeadedModel(nn.Module):
-    """Backbone and heads; a head that was not asked for is not built and has no attribute.
+    """Backbone and heads; a head that is not requested is not built and has no attribute.
 
     Args:
-        config: of the backbone; every head reads its own sizes from it.
-        heads: which to build.
-        seen: what pretraining shows to it; None: that is not known.
+        config: configuration of the backbone, from which every head takes its sizes.
+        heads: which heads to build.
+        seen: the views that pretraining shows; None: unknown.
 
     Attributes:
-        hydrogens: the molecules that it was pretrained on have hydrogens as atoms; None: that is not known.
+        hydrogens: whether the molecules of its pretraining have hydrogens as atoms; None: unknown.
     """
 
     hydrogens: bool | None = None

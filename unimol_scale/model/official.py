@@ -1,8 +1,8 @@
 """The public Uni-Mol2 checkpoint format: its tensor names and layouts, to and from this model's.
 
-Source: the names and shapes of the released files (``shorest_path_encoder`` is spelt as there). Our model fuses what is
-always used together: q, k, v; the value and gate maps of the triangle update; and it keeps the outer product's map in
-the layout of its two-step evaluation. Conversions are exact both ways; ``official_file.py`` reads the files.
+Source: the names and shapes of the released files (``shorest_path_encoder`` is spelt as there). Our model fuses weights
+that are always used together (q, k, v; the value and gate maps of the triangle update) and stores the outer product's
+map in the layout of its two-step evaluation. Conversions are exact both ways; ``official_file.py`` reads the files.
 """
 
 import re
@@ -18,7 +18,7 @@ from unimol_scale.model.presets import ModelConfig
 Tensors = Mapping[str, Tensor]
 # A buffer of the public model that is a constant here.
 GAUSSIAN_CENTRES = "se3_invariant_kernel.gaussian.mean"
-# Dimensions by the names they have in a released file's configuration → in ours.
+# Name of a dimension in a released file's configuration → its name here.
 DIMENSIONS = {
     "encoder_layers": "layers",
     "encoder_embed_dim": "atom_width",
@@ -27,7 +27,7 @@ DIMENSIONS = {
     "pair_embed_dim": "pair_width",
     "pair_hidden_dim": "pair_hidden",
 }
-# What a released file does not say because its reader knows it: a model that differs cannot be written as one.
+# Options that a released file does not state because its reader knows them; a model that differs cannot be exported.
 FIXED = {
     "gaussians": 128,
     "kernel_max_distance": 9.0,
@@ -39,13 +39,13 @@ FIXED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """How one of our tensors stands in a released file.
+    """How one of our tensors is stored in a released file.
 
     Attributes:
         ours: name in a ``HeadedModel``.
-        theirs: names in a released file, in the order that ``join`` takes them.
-        join: theirs → ours.
-        split: ours → theirs.
+        theirs: names in a released file, in the order in which ``join`` takes them.
+        join: converts theirs into ours.
+        split: converts ours into theirs.
     """
 
     ours: str
@@ -68,7 +68,7 @@ def _affine(ours: str, theirs: str) -> list[Rule]:
 
 
 def _owned(ours: str, theirs: str) -> list[Rule]:
-    """Weight and bias that a fused module of ours owns itself."""
+    """Rules for a weight and bias that a fused module of ours owns itself."""
     return [_same(f"{ours}_{kind}", f"{theirs}.{kind}") for kind in ("weight", "bias")]
 
 
@@ -153,15 +153,15 @@ def infer_config(tensors: Tensors, heads: int | None = None) -> ModelConfig:
 
     Args:
         tensors: released name → tensor.
-        heads: attention heads, if the file says; else from the pair-bias map.
+        heads: number of attention heads, if the file states it; otherwise taken from the pair-bias map.
 
     Raises:
-        CheckpointError: a tensor that decides a dimension is missing or has another rank.
+        CheckpointError: a tensor that determines a dimension is missing or has another rank.
     """
     layers = {int(m.group(1)) for name in tensors if (m := re.match(r"encoder\.layers\.(\d+)\.", name))}
     if layers and (gaps := sorted(set(range(max(layers))) - layers)):
         raise CheckpointError(
-            f"the tensors 'encoder.layers.{gaps[0]}.*' are missing, though layer {max(layers)} is there"
+            f"the tensors 'encoder.layers.{gaps[0]}.*' are missing, although layer {max(layers)} is present"
         )
     needed = {
         "encoder.layers.0.ffn.linear_1.weight": 2,
@@ -195,11 +195,12 @@ def from_official(tensors: Tensors, template: Tensors, config: ModelConfig) -> d
 
     Args:
         tensors: released name → tensor.
-        template: state of the model to load into, its shapes are what counts; the meta device will do.
-        config: of that model.
+        template: state of the model to load into; only its shapes count, so the meta device will do.
+        config: configuration of that model.
 
     Raises:
-        CheckpointError: a tensor is missing, surplus, of another shape, not of floating point or not finite; names it.
+        CheckpointError: a tensor is missing, surplus, of another shape, not floating point or not finite; the message
+            names it.
     """
     expected = _released_shapes(template, config)
     for name, shape in expected.items():
@@ -210,7 +211,7 @@ def from_official(tensors: Tensors, template: Tensors, config: ModelConfig) -> d
         check_values(name, tensors[name])
     surplus = sorted(set(tensors) - set(expected) - {GAUSSIAN_CENTRES})
     if surplus:
-        raise CheckpointError(f"{len(surplus)} tensors belong to no part of the model, the first is {surplus[0]!r}")
+        raise CheckpointError(f"{len(surplus)} tensors do not belong to the model; the first is {surplus[0]!r}")
     centres = tensors.get(GAUSSIAN_CENTRES)
     if centres is not None:
         ours = torch.linspace(0, config.kernel_max_distance, config.gaussians)
@@ -223,12 +224,12 @@ def to_official(state: Tensors, config: ModelConfig, constants: bool = True) -> 
     """Return the tensors of a ``HeadedModel`` with both heads under the released names and layouts.
 
     Args:
-        state: of the model; gradients by parameter name will do.
-        config: of the model.
+        state: state of the model; gradients by parameter name work too.
+        config: configuration of the model.
         constants: add the released model's buffers.
 
     Raises:
-        CheckpointError: a tensor is missing; names it.
+        CheckpointError: a tensor is missing; the message names it.
     """
     released: dict[str, Tensor] = {}
     for rule in rules(config):
@@ -242,10 +243,10 @@ def to_official(state: Tensors, config: ModelConfig, constants: bool = True) -> 
 
 
 def check_values(name: str, tensor: Tensor) -> None:
-    """Refuse a weight that is no finite floating-point number.
+    """Refuse a weight with values that are not finite floating-point numbers.
 
     Raises:
-        CheckpointError: names the tensor and its first such value.
+        CheckpointError: the message names the tensor and its first such value.
     """
     if not tensor.is_floating_point():
         raise CheckpointError(f"the tensor {name!r} holds {tensor.dtype}, expected floating point")
@@ -263,7 +264,7 @@ def released_dimensions(config: ModelConfig) -> dict[str, int]:
     """Return the dimensions under the names of a released file's configuration.
 
     Raises:
-        CheckpointError: the model is not one that a released file can describe; says which options differ.
+        CheckpointError: a released file cannot describe this model; the message names the options that differ.
     """
     other = [
         f"{name}={getattr(config, name)} (not {value})"
@@ -276,10 +277,10 @@ def released_dimensions(config: ModelConfig) -> dict[str, int]:
 
 
 def check_dimensions(config: ModelConfig, stated: Mapping[str, object]) -> None:
-    """Hold the dimensions that a released file states, as many as it does, against those of its tensors.
+    """Compare the dimensions that a released file states, if any, with those of its tensors.
 
     Raises:
-        CheckpointError: they differ; names the dimension.
+        CheckpointError: they differ; the message names the dimension.
     """
     for theirs, found in released_dimensions(config).items():
         if stated.get(theirs, found) != found:
@@ -287,7 +288,7 @@ def check_dimensions(config: ModelConfig, stated: Mapping[str, object]) -> None:
 
 
 def _released_shapes(template: Tensors, config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Return released name → shape of a model whose state, on any device, is ``template``."""
+    """Return released name → shape for a model whose state, on any device, is ``template``."""
     return {
         name: tuple(part.shape)
         for rule in rules(config)

@@ -1,7 +1,8 @@
-"""Reads a released file: tensors and plain values out of a torch archive, never code. Knows no tensor by name.
+"""Reads a released file: tensors and plain values from a torch archive, never code. Knows no tensor names.
 
-``torch.load`` with ``weights_only`` does the reading; this file adds what it leaves out: the archive's checksums (a
-flipped byte of a weight loads in silence otherwise) and errors that say what is wrong and where.
+``torch.load`` with ``weights_only`` does the reading; this file adds a check of the archive's checksums, without which
+a
+flipped byte of a weight loads silently, and errors that say what is wrong and where.
 """
 
 import argparse
@@ -21,19 +22,19 @@ from torch import Tensor
 from unimol_scale.errors import CheckpointError
 
 ZIP_START = b"PK\x03\x04"
-ZIP_NAME_LENGTH = 26  # byte of a member's header at which the length of its name stands, in two bytes
+ZIP_NAME_LENGTH = 26  # offset in a member's header of the two-byte length of its name
 ZIP_NAME = 30
-# ``args`` of the released files is one; making it runs nothing but attribute assignment.
+# ``args`` of the released files is one; creating it runs nothing but attribute assignments.
 PLAIN_CLASSES: list[Any] = [argparse.Namespace]
 
 
 def read_official_file(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     """Read a released file without running code from it; return its tensors and its stated dimensions.
 
-    The dimensions are those of ``config``, else of ``args``; {} if the file has neither.
+    The dimensions are those in ``config``, or else in ``args``; {} if the file has neither.
 
     Raises:
-        CheckpointError: the file is missing, truncated, damaged, holds code, or has no tensors under ``model``.
+        CheckpointError: the file is missing, truncated, damaged, contains code, or has no tensors under ``model``.
     """
     if not path.is_file():
         raise CheckpointError(
@@ -42,11 +43,11 @@ def read_official_file(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]
     _check_archive(path)
     try:
         with torch.serialization.safe_globals(PLAIN_CLASSES), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch on old pickle protocols: either it reads them, or it raises
+            warnings.simplefilter("ignore")  # torch warns of old pickle protocols, which it either reads or refuses
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever its reader met
+    except Exception as error:  # torch passes on any error of its reader
         reason = _code_in(path) or f"it is not a torch file of tensors and plain values ({type(error).__name__})"
-        raise CheckpointError(f"checkpoint {path} is not loaded: {reason}") from error
+        raise CheckpointError(f"checkpoint {path} cannot be loaded: {reason}") from error
     tensors = content.get("model") if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise CheckpointError(f"checkpoint {path} has no tensors under 'model'; is it a released Uni-Mol2 file?")
@@ -56,7 +57,7 @@ def read_official_file(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse a zip archive that is cut off or whose members fail their checksum; other formats have neither."""
+    """Refuse a zip archive that is truncated or whose members fail their checksum; other formats have no checksums."""
     size = path.stat().st_size
     if size == 0:
         raise CheckpointError(f"checkpoint {path} is empty (0 bytes)")
@@ -69,7 +70,7 @@ def _check_archive(path: Path) -> None:
     except zipfile.BadZipFile as error:
         raise CheckpointError(
             f"checkpoint {path} is truncated: it ends at byte {size}, in or after its record {_last_member(path)!r}, "
-            "and the table that closes a whole file is not there; copy or download it again"
+            "and the table at the end of a complete file is missing; copy or download it again"
         ) from error
     if damaged is not None:
         raise CheckpointError(f"checkpoint {path} is damaged: the checksum of its record {damaged!r} differs")
@@ -83,7 +84,7 @@ def _last_member(path: Path) -> str:
 
 
 def _code_in(path: Path) -> str | None:
-    """Return what code the pickle of a file asks for, and at which byte; the pickle is parsed, never run."""
+    """Return what code the pickle of a file asks for, and at which byte; the pickle is parsed but never run."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.endswith("data.pkl")]

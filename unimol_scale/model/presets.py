@@ -5,7 +5,7 @@ from typing import Literal
 
 from unimol_scale.errors import ConfigError, nearest
 
-# Fields of a model's configuration that only concern its training: they do not change the function of its weights.
+# Fields of a model's configuration that affect only training and not the function of its weights.
 DROPOUTS = ("dropout", "attention_dropout", "triangle_dropout", "activation_dropout", "drop_path")
 
 
@@ -20,24 +20,26 @@ class ModelConfig:
         ffn_width: hidden channels of the atom feed-forward network.
         pair_width: channels P of the pair representation.
         pair_hidden: channels h of the outer product and of the triangle update.
-        normalize_by: the atom count in the 1/n scalings of outer product and triangle update: ``molecule`` uses each
-            molecule's own, so that nothing depends on padding; ``padded`` the batch's, as the released weights expect.
+        normalize_by: atom count n of the 1/n scalings in outer product and triangle update: ``molecule`` uses each
+            molecule's own, so that nothing depends on padding; ``padded`` uses the batch's, as the released weights
+            expect.
         pair_type: what selects the distance map of a pair: the two ``element`` tokens, or the two atoms' ``chirality``
             codes, as the released weights expect.
-        dropout: probability after each residual branch of the atom track and the pair feed-forward network.
-        attention_dropout: probability on attention weights.
-        triangle_dropout: probability on the triangle update, one draw shared by a row.
+        dropout: probability of dropout after each residual branch of the atom track and the pair feed-forward network.
+        attention_dropout: probability of dropout on attention weights.
+        triangle_dropout: probability of dropout on the triangle update, with one draw per row.
         gaussians: number of fixed centres of the distance kernel.
         kernel_max_distance: last centre of the Gaussian distance kernel, Å.
-        geometry: whether the model sees distances; a model without has no distance kernel and reads no coordinates.
-        edges: what a pair of atoms is told of bonds: ``bond``, the bond between the two, as the released weights
-            expect, or ``path``, the mean over the bonds along the first five hops of a shortest path, as in MoleBlend
-            (arXiv 2307.06235), each hop with factors of its own.
-        checkpoint_every: recompute activations in the backward pass of every k-th layer; 0 keeps all of them.
-        activation_dropout: probability after the GELU of both tracks' feed-forward networks.
-        drop_path: probability that a residual branch of the last layer is left out for a molecule in training; it rises
-            linearly from 0 in the first layer, as in MoleBlend's public code. The branches that stay are scaled by
-            1/(1 − p).
+        geometry: whether the model sees distances; a model without geometry has no distance kernel and reads no
+            coordinates.
+        edges: bond information of a pair of atoms: ``bond``, the bond between the two, as the released weights expect;
+            or ``path``, the mean over the bonds along the first five hops of a shortest path, as in MoleBlend (arXiv
+            2307.06235), each hop with factors of its own.
+        checkpoint_every: recompute activations in the backward pass of every k-th layer; 0 keeps all activations.
+        activation_dropout: probability of dropout after the GELU of both tracks' feed-forward networks.
+        drop_path: probability that a residual branch of the last layer is left out for a molecule in training. It rises
+            linearly from 0 in the first layer, as in MoleBlend's public code, and branches that stay are scaled by 1/(1
+            − p).
     """
 
     layers: int
@@ -77,12 +79,12 @@ class ModelConfig:
 
     @property
     def has_dropout(self) -> bool:
-        """Whether training draws random numbers: anything is dropped."""
+        """Whether training uses any dropout and so draws random numbers."""
         return any(getattr(self, name) for name in DROPOUTS)
 
     @property
     def drop_paths(self) -> tuple[float, ...]:
-        """Probability of leaving out a residual branch, layer by layer; a single layer has the last one's."""
+        """Probability of leaving out a residual branch, layer by layer; a single layer has that of the last one."""
         last = self.layers - 1
         return tuple(self.drop_path * (layer / last if last else 1.0) for layer in range(self.layers))
 
@@ -94,7 +96,7 @@ def _published(layers: int, atom_width: int, heads: int) -> ModelConfig:
 def _small(layers: int, atom_width: int, pair_width: int, pair_hidden: int) -> ModelConfig:
     """A size for one CPU: head width 16 as in the published sizes, pair track scaled down, no dropout.
 
-    Small models see every molecule few times and underfit; dropout would only add noise to their scaling law.
+    Small models see every molecule a few times and underfit; dropout would only add noise to their scaling law.
     """
     return ModelConfig(
         layers=layers,
@@ -130,7 +132,7 @@ PRESETS: dict[str, ModelConfig] = {
 
 
 def preset(size: str, **changes: object) -> ModelConfig:
-    """Return the configuration of a named size, with single fields changed.
+    """Return the configuration of a named size, with some fields changed.
 
     Raises:
         ConfigError: no size has that name.

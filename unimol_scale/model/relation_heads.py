@@ -20,12 +20,12 @@ from unimol_scale.model.presets import ModelConfig
 class RelationHeads(nn.Module):
     """LayerNorm, two linear maps of the atoms, their outer product, and a linear map of it for every relation.
 
-    The maps to the two factors are shared by all relations. From the factors on everything is fp32: a distance of 8 Å
-    in bf16 would be off by 0.03 Å.
+    The maps to the two factors are shared by all relations. Everything after the factors is fp32: in bf16 a distance of
+    8 Å would be off by 0.03 Å.
 
     Args:
-        config: of the backbone.
-        relations: names of ``RELATION_CHANNELS``: what is predicted.
+        config: configuration of the backbone.
+        relations: relations to predict, names of ``RELATION_CHANNELS``.
     """
 
     def __init__(self, config: ModelConfig, relations: Sequence[str]) -> None:
@@ -48,11 +48,11 @@ class RelationHeads(nn.Module):
 class SeparateRelationHeads(nn.Module):
     """LayerNorm of the atoms, and a ``RelationHead`` for every relation, as in MoleBlend's public code.
 
-    The layer norm stands for the one that ends the encoder there; this backbone ends in none.
+    The layer norm corresponds to the one at the end of the encoder there; this backbone has none at its end.
 
     Args:
-        config: of the backbone.
-        relations: names of ``RELATION_CHANNELS``: what is predicted.
+        config: configuration of the backbone.
+        relations: relations to predict, names of ``RELATION_CHANNELS``.
     """
 
     def __init__(self, config: ModelConfig, relations: Sequence[str]) -> None:
@@ -70,11 +70,11 @@ class SeparateRelationHeads(nn.Module):
 class RelationHead(nn.Module):
     """Two factors of the atoms, each Linear, GELU, LayerNorm; their outer product; a linear map of it.
 
-    From the factors on everything is fp32.
+    Everything after the factors is fp32.
 
     Args:
-        config: of the backbone.
-        channels: K, of the prediction.
+        config: configuration of the backbone.
+        channels: K, channels of the prediction.
     """
 
     def __init__(self, config: ModelConfig, channels: int) -> None:
@@ -100,7 +100,7 @@ class RelationHead(nn.Module):
 def _map_of_products(channels: int) -> tuple[nn.Parameter, nn.Parameter]:
     """Return weight and bias of a linear map of r² products to K channels, for a module that owns them."""
     r = vocab.RELATION_HIDDEN
-    # Row c, column (d, k): the layout that makes a·W one matrix product.
+    # Row c, column (d, k): this layout makes a·W one matrix product.
     weight, bias = nn.Parameter(torch.empty(r, r * channels)), nn.Parameter(torch.empty(channels))
     # A sum over r² products, where a linear map of r inputs would have a sum over r.
     initialise(weight.view(r * channels, r), bias, "lecun", r**-0.5)
@@ -110,7 +110,7 @@ def _map_of_products(channels: int) -> tuple[nn.Parameter, nn.Parameter]:
 def _outer_product(a_BAr: Tensor, b_BAr: Tensor, weight: Tensor, bias_K: Tensor) -> Tensor:
     """Return z_ij = Σ_cd a_ic b_jd W_cd + k, [B, A, A, K], fp32.
 
-    As (a_i·W)·b_j: 2rK + 2r²K/n operations a pair, and no tensor of n²·r².
+    Computed as (a_i·W)·b_j: 2rK + 2r²K/n operations per pair, and no tensor of size n²·r².
     """
     B, A, r = a_BAr.shape
     K = len(bias_K)

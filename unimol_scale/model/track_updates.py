@@ -1,4 +1,4 @@
-"""Chooses who computes the updates of both tracks: C code for one CPU thread, Triton on a GPU, else torch.
+"""Chooses the implementation of both tracks' updates: C code for one CPU thread, Triton on a GPU, otherwise torch.
 
 Shapes: B molecules, N nodes, A = N − 1 atoms, D atom channels, P pair channels, h hidden channels, C output channels.
 """
@@ -19,21 +19,21 @@ from unimol_scale.model.fused.fused_branches import (
 from unimol_scale.model.native import functions as native
 from unimol_scale.model.native.library import suits, suits_nodes
 
-# Of a tensor of pairs.
+# Largest size of a tensor of pairs.
 PAIR_AXES = 4
 
 
 def count_nodes(valid_BN: Tensor) -> Tensor | None:
-    """Return how many nodes of each molecule there are before its padding, int32 [B]; None where nobody needs it."""
+    """Return how many nodes each molecule has before its padding, int32 [B]; None if nothing needs it."""
     if valid_BN.device.type != "cpu":
         return None
     return (valid_BN * torch.arange(1, valid_BN.shape[1] + 1)).amax(1).int()
 
 
 def dropping_of_batch(atom_BND: Tensor, pair_BNNP: Tensor, *, drops: bool) -> Dropping | None:
-    """Return what Triton kernels draw from, if they compute this batch: whole branches, dropout and sum included.
+    """Return the dropout state for Triton kernels if they compute this batch (whole branches, with dropout and sum).
 
-    None: somebody else does, and layers drop what a branch returns and add it.
+    None: another implementation computes it, and layers apply dropout to a branch's result and add it.
 
     Args:
         atom_BND: nodes.
@@ -56,18 +56,18 @@ def attention(
     nodes_B: Tensor | None,
     dropping: Dropping | None,
 ) -> Tensor | None:
-    """Return [x +] the attention's update [B, N, D] by Triton or C code, or None: torch has to compute it.
+    """Return [x +] the attention's update [B, N, D] by Triton or C code, or None if torch has to compute it.
 
     Args:
         atom_BND: x.
         pair_BNNP: pairs.
         key_mask_B1N: 0 at real nodes, −inf at padding.
         weights: weight and bias of the norm, W_qkv, weight and bias of the pair bias, of the last map.
-        heads: number of them.
+        heads: number of heads.
         residual: whether x is added.
-        dropout: of the attention weights.
+        dropout: probability of dropout on the attention weights.
         nodes_B: ``count_nodes``.
-        dropping: what Triton kernels drop of the update; None: they do not compute it.
+        dropping: dropout that Triton kernels apply to the update; None: they do not compute it.
     """
     out: Tensor
     if dropping is not None:
@@ -84,13 +84,13 @@ def attention(
 def mixed_attention(
     atom_BND: Tensor, pair_BNNP: Tensor, *weights: Tensor, heads: int, nodes_B: Tensor | None
 ) -> Tensor | None:
-    """Return Σ_h attention_hij · (v_hj · f_h) between atoms [B, A, A] by C code, or None: torch has to compute it.
+    """Return Σ_h attention_hij · (v_hj · f_h) between atoms, [B, A, A], by C code, or None if torch has to compute it.
 
     Args:
-        atom_BND: nodes; the virtual node takes no part.
+        atom_BND: nodes; the virtual node is not used.
         pair_BNNP: pairs.
         weights: weight and bias of the atoms' norm, W_qkv, weight and bias of the pair bias, of the pairs' norm, and f.
-        heads: number of them.
+        heads: number of heads.
         nodes_B: ``count_nodes``.
     """
     if nodes_B is None or not (suits(pair_BNNP, weights[3]) and suits_nodes(atom_BND, *weights)):
@@ -126,10 +126,10 @@ def feed_forward(
 
     Args:
         x: any shape.
-        weights: of the norm its weight and bias; W₁, b₁, W₂, b₂.
+        weights: weight and bias of the norm; W₁, b₁, W₂, b₂.
         residual: whether x is added.
         dropout: probability in D.
-        nodes_B: of nodes x [B, N, D] or pairs x [B, N, N, P], ``count_nodes``.
+        nodes_B: ``count_nodes`` for nodes x [B, N, D] or pairs x [B, N, N, P].
         dropping: see ``attention``.
     """
     out: Tensor
@@ -152,14 +152,14 @@ def outer_product(
     nodes_B: Tensor | None,
     dropping: Dropping | None,
 ) -> Tensor | None:
-    """Return [x +] the outer product's update [B, N, N, P] by Triton or C code, or None: torch has to compute it.
+    """Return [x +] the outer product's update [B, N, N, P] by Triton or C code, or None if torch has to compute it.
 
     Args:
         pair_BNNP: x.
         atom_BND: nodes.
-        count_B: the n of the 1/n scalings, fp32.
+        count_B: n of the 1/n scalings, fp32.
         valid_BN1: 1 at real nodes, 0 at padding.
-        weights: weight and bias of the norm, of the map to both factors, and of what their product is mapped by.
+        weights: weights and biases of the norm, of the map to both factors, and of the map of their product.
         residual: whether x is added.
         nodes_B: ``count_nodes``.
         dropping: see ``attention``.
@@ -222,9 +222,9 @@ def bias_of_atoms(
     bias_C: Tensor,
     nodes_B: Tensor | None = None,
 ) -> Tensor:
-    """Map the layer norm of the pairs of atoms to channels first, [B, C, A, A]; the virtual node takes no part."""
+    """Map the layer norm of the pairs of atoms to channels-first layout, [B, C, A, A], without the virtual node."""
     if suits(pair_BNNP, weight_CP, bias_C):
-        # All of them: a slice of the pairs would be copied.
+        # Of all pairs, because a slice of the pairs would be copied.
         bias_BCNN: Tensor = native.NativeChannelFirstLinearFunction.apply(  # type: ignore[no-untyped-call]
             nodes_B, pair_BNNP, weight_CP, bias_C, norm_weight, norm_bias
         )

@@ -1,1 +1,1 @@
-"""Pretraining objectives: corrupt a batch, predict what was hidden, and score it. One file an objective."""
+"""Pretraining objectives: corrupt a batch, predict what was hidden, and score it. One file per objective."""

@@ -1,16 +1,19 @@
-"""What every objective offers to the trainer.
+"""The interface of every pretraining objective.
 
-An objective has two halves. ``corrupt`` runs in the loader's processes: clean batch and keys in, a ``Sample`` of
-tensors out. ``score`` runs the model on a sample and returns one *sum* for each loss term. The trainer divides each sum
-by the term's count over all ranks and micro-batches, so that a loss does not depend on how a batch was cut.
+An objective has two halves. ``corrupt`` runs in the loader's processes and turns a clean batch and keys into a
+``Sample`` of tensors. ``score`` runs the model on a sample and returns one *sum* for each loss term. The trainer
+divides
+each sum by the term's count over all ranks and micro-batches, so a loss does not depend on how a batch was cut.
 
-``objective.name=package.module:Class`` takes anybody's. Its settings are ``objective.settings.*``. What it must keep:
+``objective.name=package.module:Class`` selects one of your own, with its settings under ``objective.settings.*``. It
+has
+to keep these rules:
 
-- A draw is a pure function of seed, epoch and molecule: random numbers come from the ``MoleculeKeys`` alone
-  (``keys.uniform(stream, slots)``), never from a global generator, the time or the place in the batch. Then a run is
-  the same on any number of ranks and however often it is stopped. Streams below 1000 are ours.
-- Sums and counts, never means: the trainer knows the other ranks and micro-batches, an objective does not.
-- Padding counts for nothing. Nothing in ``score`` asks the device for a value (no ``.item()``, no ``nonzero``).
+- Corruption is a pure function of seed, epoch and molecule: random numbers come only from the ``MoleculeKeys``
+  (``keys.uniform(stream, slots)``), never from a global generator, the time or the position in the batch. Then a run
+  is the same on any number of ranks and however often it is stopped. Streams below 1000 are reserved.
+- Return sums and counts, never means: only the trainer knows the other ranks and micro-batches.
+- Padding never counts. Nothing in ``score`` waits for a value from the device (no ``.item()``, no ``nonzero``).
 - A module uses only parameters that it owns, since ZeRO-3 gathers weights module by module.
 """
 
@@ -35,14 +38,14 @@ from unimol_scale.model.presets import ModelConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One corrupted micro-batch; objectives add their targets in a subclass.
+    """One corrupted micro-batch; an objective's subclass adds its targets.
 
     Attributes:
         input: what the model sees.
-        counts: loss term → number of things it is a mean over, in this micro-batch.
-        molecule_B: int64, index of each molecule in its split, to name it when something goes wrong.
-        num_atoms: real atoms in the micro-batch.
-        part: of a mixture, the objective that made it; else empty.
+        counts: loss term → number of items that it is a mean over, in this micro-batch.
+        molecule_B: int64, index of each molecule in its split, to name it if something goes wrong.
+        num_atoms: number of real atoms in the micro-batch.
+        part: in a mixture, the objective that made it; otherwise "".
     """
 
     input: ModelInput
@@ -53,15 +56,15 @@ class Sample:
 
 
 class Objective(ABC):
-    """A pretraining objective. It is sent to loader processes, so it holds settings and no tensors.
+    """A pretraining objective. It is pickled to loader processes, so it holds settings and no tensors.
 
     Attributes:
-        Config: frozen dataclass of its settings, with which the class is called; None: it has none, and the class is
-            called without arguments.
+        Config: frozen dataclass of its settings, which is passed to the class; None: it has no settings, and the class
+            is called without arguments.
         implied: settings of a run that follow from the objective unless the user gives others, as a tree, such as
             ``{"model": {"geometry": False}}``.
         mixable: whether it can be part of a mixture.
-        teacher: dimensions of the frozen model whose atoms are learnt; None: there is no teacher.
+        teacher: dimensions of the frozen model whose atom representations are learnt; None: there is no teacher.
     """
 
     Config: ClassVar[type[Any] | None] = None
@@ -72,7 +75,7 @@ class Objective(ABC):
     @property
     @abstractmethod
     def weights(self) -> Mapping[str, float]:
-        """Loss term → weight in the total loss, always the same terms; one of weight 0 is logged and not learnt."""
+        """Loss term → weight in the total loss, always for the same terms; a term of weight 0 is only logged."""
 
     @property
     @abstractmethod
@@ -80,49 +83,51 @@ class Objective(ABC):
         """The heads that it uses; no others are built.
 
         An objective with modules of its own overrides ``build_model``, ``count_parameters`` and ``training_flops``.
-        What it trains beside the backbone and these heads is not part of a finished run's model.
+        Modules
+        other than the backbone and these heads are not part of a finished run's model.
         """
 
     @property
     def kept_heads(self) -> Heads:
-        """The heads that a finished run's model keeps."""
+        """The heads to keep in a finished run's model."""
         return self.heads
 
     @abstractmethod
     def corrupt(self, batch: MoleculeBatch, keys: MoleculeKeys) -> Sample:
-        """Return what the model is shown and what it must predict.
+        """Return what the model sees and what it must predict.
 
         Args:
-            batch: clean molecules, NumPy arrays padded to the largest; not to be written to.
-            keys: of the same molecules, from which all random numbers come.
+            batch: clean molecules, as NumPy arrays padded to the largest; must not be modified.
+            keys: keys of the same molecules, the only source of random numbers.
         """
 
     @abstractmethod
     def score(self, model: HeadedModel, sample: Sample) -> dict[str, Tensor]:
-        """Return term → sum over the micro-batch, fp32 scalars for each term of ``sample.counts``.
+        """Return term → sum over the micro-batch, as fp32 scalars, for each term of ``sample.counts``.
 
         Args:
             model: backbone and heads.
-            sample: what ``corrupt`` made, on the model's device.
+            sample: the result of ``corrupt``, on the model's device.
         """
 
     def check(self, config: ModelConfig) -> None:  # noqa: B027
-        """Refuse a model that cannot learn this.
+        """Refuse a model that cannot learn this objective.
 
         Raises:
-            ConfigError: names the key of the model and what is needed.
+            ConfigError: the message names the model's key and the value it needs.
         """
 
     def seen(self, config: ModelConfig) -> InputsSeen | None:
-        """Return which inputs a model sees that learns this, and how; None: it is not said.
+        """Return which inputs a model with this objective sees, and how; None if that is not stated.
 
-        It is kept with the model, so that molecules are shown to it later as they are in pretraining. Every embedding
-        that a view reads must be one that ``corrupt`` reads too.
+        It is stored with the model, so that molecules are later shown as in pretraining. Every embedding that a view
+        reads
+        must be one that ``corrupt`` also reads.
         """
         return None
 
     def at(self, step: int) -> "Objective":
-        """Return the objective that training step ``step`` learns."""
+        """Return the objective that training step ``step`` learns; in a mixture, one of its parts."""
         return self
 
     @property
@@ -131,24 +136,24 @@ class Objective(ABC):
         return (self,)
 
     def corrupt_at(self, batch: MoleculeBatch, keys: MoleculeKeys, step: int) -> Sample:
-        """Return what ``corrupt`` of that step's objective does."""
+        """Apply ``corrupt`` of the objective of that step."""
         return self.at(step).corrupt(batch, keys)
 
     def build_model(self, config: ModelConfig) -> "PretrainingModel":
-        """Return the backbone with this objective's heads; called on a sample it returns term → sum (fp32)."""
+        """Return the backbone with this objective's heads; called on a sample, it returns term → sum (fp32)."""
         return PretrainingModel(config, self)
 
     def count_parameters(self, config: ModelConfig) -> ParameterCount:
-        """Count the parameters of what ``build_model`` makes."""
+        """Count the parameters of the model from ``build_model``."""
         return count_parameters(config, self.heads)
 
     def training_flops(self, config: ModelConfig, num_atoms: int) -> float:
-        """FLOPs of one training step for one molecule, everything that is computed for it counted."""
+        """FLOPs of one training step for one molecule, including everything that is computed for it."""
         return training_flops(config, num_atoms, self.heads)
 
 
 class PretrainingModel(HeadedModel):
-    """The module that is trained: called on a sample it scores it."""
+    """The module to train; calling it on a sample scores the sample."""
 
     def __init__(self, config: ModelConfig, objective: Objective) -> None:
         super().__init__(config, objective.heads, objective.seen(config))
@@ -158,14 +163,14 @@ class PretrainingModel(HeadedModel):
         """Return term → sum over the micro-batch, fp32 scalars.
 
         Raises:
-            ConfigError: the objective does not return the terms that it counted, each as one number.
+            ConfigError: the objective does not return exactly the terms that it counted, each as one number.
         """
         sums, name = self._objective.score(self, sample), type(self._objective).__name__
         if not isinstance(sums, Mapping):
             raise ConfigError(f"{name}: score must return a dictionary, term → sum, not a {type(sums).__name__}")
         if sums.keys() != sample.counts.keys():
             raise ConfigError(
-                f"{name}: score returns the terms {', '.join(sums)}, and corrupt has counted {', '.join(sample.counts)}"
+                f"{name}: score returns the terms {', '.join(sums)}, but corrupt counted {', '.join(sample.counts)}"
             )
         for term, value in sums.items():
             if not isinstance(value, Tensor) or value.dim() or value.dtype != torch.float32:
@@ -178,7 +183,7 @@ class PretrainingModel(HeadedModel):
 
 
 def clean_input(batch: MoleculeBatch) -> ModelInput:
-    """Return clean molecules as the model sees them: nothing is masked, hidden or noised."""
+    """Return clean molecules as model input, with nothing masked, hidden or noised."""
     return ModelInput(
         token_BA=torch.from_numpy(batch.atomic_number_BA),
         atom_features_BA8=torch.from_numpy(batch.atom_features_BA8),
@@ -192,7 +197,7 @@ def clean_input(batch: MoleculeBatch) -> ModelInput:
 
 @dataclass(frozen=True, kw_only=True)
 class WithPathBonds:
-    """A corruption, and then the bonds along the paths: found in loader processes, a model need not wait for them.
+    """A corruption followed by a search for the bonds along paths, done in loader processes so that no model waits.
 
     Attributes:
         corrupt: see ``Objective.corrupt_at``.
@@ -207,11 +212,11 @@ class WithPathBonds:
 
 
 def corruption_of(objective: Objective, config: ModelConfig) -> Callable[[MoleculeBatch, MoleculeKeys, int], Sample]:
-    """Return what loader processes do to a clean batch: ``corrupt_at``, and what the model or its teacher reads else.
+    """Return the function that loader processes apply to a clean batch: ``corrupt_at``, and path bonds if needed.
 
     Args:
-        objective: that is learnt.
-        config: of the model.
+        objective: objective of the run.
+        config: configuration of the model.
     """
     readers = (config,) if objective.teacher is None else (config, objective.teacher)
     if any(reader.edges == "path" for reader in readers):
@@ -220,9 +225,9 @@ def corruption_of(objective: Objective, config: ModelConfig) -> Callable[[Molecu
 
 
 def total_loss(sums: Mapping[str, Tensor], counts: Mapping[str, float], weights: Mapping[str, float]) -> Tensor:
-    """Return Σ weight · sum / count over the terms of weight above zero, where counts are global.
+    """Return Σ weight · sum / count over the terms of positive weight, with global counts.
 
-    A term with nothing to predict is zero.
+    A term with nothing to predict counts as zero.
     """
     terms = [weights[name] * value / max(counts[name], 1.0) for name, value in sums.items() if weights[name]]
     return torch.stack(terms).sum()

@@ -1,27 +1,29 @@
-"""The blending objective of MoleBlend on the two-track backbone: a pair shows one relation, all are predicted.
+"""MoleBlend's blending objective on the two-track backbone: each pair shows one relation, and all are predicted.
 
 Source: MoleBlend (arXiv 2307.06235) and its public code. For every pair of atoms one relation is drawn from {path,
-edge, 3D}, and only its embedding enters the pair track; path length, edge types along the path and distance are then
-predicted of every pair from an outer product of its atoms. Noisy nodes: the input geometry is noised, the distances to
-predict are the clean ones, and the noise itself is a further target.
+edge,
+3D}, and only its embedding enters the pair track. Path length, edge types along the path and distance are then
+predicted
+for every pair from an outer product of its atoms. Noisy nodes: the input geometry is noised, the distances to predict
+are the clean ones, and the noise itself is a further target.
 
-What keeps the hidden relations out of the input:
+How the hidden relations are kept out of the input:
 
-* Pair track: the embeddings of what is not shown are exact zeros that pass no gradient (``ModelInput.shown_BAA``).
-  "No bond" is said only where the edge is shown, since it is that relation's value.
-* Edges: a model with ``edges: path``, which this objective implies, is shown the bonds along the path, as in the paper:
-  how many they are tells a path's length up to five, and a bond that no pair of its two atoms shows may be on the path
-  of others that do. With ``edges: bond`` a pair shows its direct bond, or that there is none.
+* Pair track: the embeddings of hidden relations are exact zeros that pass no gradient (``ModelInput.shown_BAA``).
+  "No bond" is given only where the edge is shown, since it is a value of that relation.
+* Edges: with ``edges: path``, which this objective implies, a pair shows the bonds along the path, as in the paper.
+  Their number reveals a path length up to five, and a bond that its own pair hides may be on the path of a pair that
+  shows it. With ``edges: bond`` a pair shows its direct bond, or that there is none.
 * Atoms: as in the paper, all features and the degree are shown, although chirality, degree, hydrogens, hybridisation,
-  aromatic and in a ring count or describe an atom's bonds, of which most are hidden. ``atom_features: own`` shows its
-  charge and radicals only, ``show_degree: false`` no degree. The public code also blends the degree with sums of an
-  atom's distances; this model has no such feature.
-* Coordinates are read by the distance kernel, gated as above, and by the head of the noise, which sees r_j − r_i only
+  aromaticity and ring membership count or describe an atom's bonds, most of which are hidden. ``atom_features: own``
+  shows only charge and radicals, ``show_degree: false`` hides the degree. The public code also blends the degree with
+  sums of an atom's distances; this model has no such feature.
+* Coordinates are read by the distance kernel, gated as above, and by the head for the noise, which sees r_j − r_i only
   where 3D is shown and predicts nothing else.
 * The virtual node and its pairs have the same embedding in every molecule; the number of atoms is not a relation.
-* The diagonal draws like any pair: its three relations are the same in every molecule, and none is predicted.
+* The diagonal is drawn like any pair: its three relations are the same in every molecule, and none is predicted.
 
-What is predicted of the edges are always the bonds along the path.
+The edge targets are always the bonds along the path.
 Shapes: B molecules, A atoms (padded), S = 5 hops.
 """
 
@@ -60,14 +62,15 @@ from unimol_scale.store.schema import ATOM_VOCABULARIES
 RATIO_TOLERANCE = 1e-6
 # In the order of ``ratio``.
 RELATIONS = {"path": SHOWN_PATH, "edge": SHOWN_EDGE, "distance": SHOWN_DISTANCE}
-# What all pairs of a molecule show that is full, or planar.
+# What all pairs of a full or a planar molecule show.
 SHOWN_FULL, SHOWN_PLANAR = SHOWN_PATH | SHOWN_EDGE | SHOWN_DISTANCE, SHOWN_PATH | SHOWN_EDGE
 OWN_FEATURES = ("formal_charge", "radical_electrons")
 BONDING_FEATURES = [k for k, name in enumerate(ATOM_VOCABULARIES) if name not in OWN_FEATURES]
-# Å, a tenth of the usual noise. A shorter prediction has less of a direction: the cosine of a zero vector, which is
-# what the coordinate head starts with, has no slope.
+# Å, a tenth of the usual noise. The direction of a shorter prediction counts less: the cosine of a zero vector, which
+# is
+# what the coordinate head starts with, has no gradient.
 DIRECTION_LENGTH = 0.02
-# Å; a shift below this is rounding, for example of a molecule of one atom after alignment.
+# Å; a shift below this is a rounding error, for example of a molecule with one atom after alignment.
 NO_NOISE = 1e-4
 
 
@@ -75,26 +78,28 @@ NO_NOISE = 1e-4
 class BlendConfig:
     """Settings of the blending objective; the defaults are the paper's.
 
-    What has no weight is not predicted, and its head not built. Where 3D is never shown there is no noise to predict.
+    A relation without weight is not predicted, and its head is not built. If 3D is never shown, no noise is predicted.
 
     Attributes:
-        ratio: probabilities that a pair shows its path, its edge, its distance; they sum to one. ``[1, 0, 0]`` and the
-            like show a single view.
-        mask_fraction: of the pairs, which show nothing at all; with a single view, plain masking of that view.
-        full_fraction: of the molecules, all pairs of which show all three relations, as fine-tuning on 2D and 3D does.
-        planar_fraction: of the molecules, all pairs of which show path and edge and none its distance, as fine-tuning
-            on 2D does.
-        symmetric: whether (i, j) and (j, i) show the same relation; the paper draws for each.
+        ratio: probabilities that a pair shows its path, its edge or its distance; they sum to one. ``[1, 0, 0]`` and
+            the like show a single view.
+        mask_fraction: fraction of the pairs that show nothing at all; with a single view, this is plain masking.
+        full_fraction: fraction of the molecules in which all pairs show all three relations, as fine-tuning on 2D and
+            3D does.
+        planar_fraction: fraction of the molecules in which all pairs show path and edge but not their distance, as
+            fine-tuning on 2D does.
+        symmetric: whether (i, j) and (j, i) show the same relation; the paper draws each separately.
         show_degree: whether an atom's number of bonds is shown.
-        atom_features: ``all``, or ``own``, charge and radicals but not those that describe an atom's bonds.
-        heads: whether each relation is read from two factors of its own, each Linear, GELU and LayerNorm, as in the
-            public code: ``separate``; or all from the same two linear maps: ``shared``.
-        noise_std: of the Gaussian noise on every input coordinate, Å; the noised geometry is aligned onto the clean
-            one, since no distance can tell how a molecule as a whole was moved.
-        path_weight: of the cross-entropy over path lengths.
-        edge_weight: of the cross-entropy over edge types.
-        distance_weight: of the loss over clean distances.
-        noise_weight: of 1 − cosine between the noise and its prediction; 0: not predicted (the input stays noised).
+        atom_features: ``all``; or ``own``: charge and radicals, but not features that describe an atom's bonds.
+        heads: ``separate``: each relation is read from two factors of its own, each Linear, GELU and LayerNorm, as in
+            the public code; ``shared``: all are read from the same two linear maps.
+        noise_std: standard deviation of the Gaussian noise on every input coordinate, Å. The noised geometry is aligned
+            onto the clean one, since distances cannot reveal how the whole molecule was moved.
+        path_weight: weight of the cross-entropy over path lengths.
+        edge_weight: weight of the cross-entropy over edge types.
+        distance_weight: weight of the loss over clean distances.
+        noise_weight: weight of 1 − cosine between the noise and its prediction; 0: not predicted (the input is still
+            noised).
         distance_loss: ``l1``, |error| in Å, or ``smooth_l1``, quadratic below 1 Å.
     """
 
@@ -135,7 +140,10 @@ class BlendConfig:
             if not getattr(self, name) >= 0.0:
                 raise ConfigError(f"blend.{name} must not be negative, got {getattr(self, name)}")
         if self.noise_weight and not self.noise_std:
-            raise ConfigError("blend.noise_weight is positive, so blend.noise_std must be; 0 turns both off")
+            raise ConfigError(
+                "blend.noise_weight is positive, so blend.noise_std must be positive too; set both to 0 to turn them "
+                "off"
+            )
         if not (self.relations or self.predicts_noise):
             raise ConfigError("blend: nothing to predict; at least one of the loss weights must be positive")
 
@@ -146,7 +154,7 @@ class BlendConfig:
 
     @property
     def blended_fraction(self) -> float:
-        """Of the molecules that are neither full nor planar."""
+        """Fraction of the molecules that are neither full nor planar."""
         return max(0.0, 1.0 - self.full_fraction - self.planar_fraction)
 
     @property
@@ -161,7 +169,7 @@ class BlendConfig:
 
     @property
     def predicts_noise(self) -> bool:
-        """Whether the noise is predicted: some of it must be visible."""
+        """Whether the noise is predicted, which requires that some of it is visible."""
         return self.noise_weight > 0.0 and self.shows_distances
 
 
@@ -170,10 +178,10 @@ class BlendSample(Sample):
     """A blended micro-batch with its targets.
 
     Attributes:
-        path_BAA: int8, class of each pair's path length, ``NO_CLASS`` where there is none.
-        edge_BAAS: int8, class of each hop along each pair's path, ``NO_CLASS`` behind its end.
+        path_BAA: int8, class of each pair's path length, ``NO_CLASS`` if there is none.
+        edge_BAAS: int8, class of each hop along each pair's path, ``NO_CLASS`` beyond its end.
         clean_BA3: float32, Å, the geometry before noise.
-        noised_BA: bool, atoms whose noise is to be predicted: another atom is shown to them in 3D.
+        noised_BA: bool, atoms whose noise is to be predicted, which see another atom in 3D.
     """
 
     path_BAA: Tensor
@@ -183,14 +191,15 @@ class BlendSample(Sample):
 
 
 class BlendObjective(Objective):
-    """Path, edge and distance of every pair, and the noise of the atoms.
+    """Predicts path, edge and distance of every pair, and the noise of the atoms.
 
     The metrics ``hidden_…`` are the same terms over the pairs that do not show that relation.
 
     Args:
         config: settings.
-        edges: of the model, see ``ModelConfig``: with ``path`` the bonds that are predicted are those of the path that
-            the model is shown, else of the path by way of the atoms of lowest index.
+        edges: of the model, see ``ModelConfig``. With ``path`` the bonds to predict are those of the path that the
+            model
+            sees, otherwise those of the path through the atoms of lowest index.
     """
 
     Config = BlendConfig
@@ -227,23 +236,24 @@ class BlendObjective(Objective):
         )
 
     def check(self, config: ModelConfig) -> None:
-        """Refuse a model that cannot see what is to be shown.
+        """Refuse a model that cannot see what the objective shows.
 
         Raises:
-            ConfigError: distances are shown to a model without geometry.
+            ConfigError: distances would be shown to a model without geometry.
         """
         if self.config.shows_distances and not config.geometry:
             raise ConfigError(
-                "blend.ratio or blend.full_fraction shows distances and model.geometry is false; set "
+                "blend.ratio or blend.full_fraction shows distances, but model.geometry is false; set "
                 "model.geometry=true, or full_fraction to 0 and a ratio without distances, such as "
                 "objective.blend.ratio=[0.5,0.5,0]"
             )
 
     def seen(self, config: ModelConfig) -> InputsSeen:
-        """Return 2D, 3D and both, as far as pairs show them: what a pair does not show is no part of the pair track.
+        """Return 2D, 3D and both, as far as pairs show them; relations that no pair shows are not part of a view.
 
-        Where no molecule is full, 2D and 3D are shown together by different pairs of one. Atom features and degrees are
-        those of pretraining in all three.
+        If no molecule is full, 2D and 3D are shown together by different pairs of a molecule. Atom features and degrees
+        are
+        shown as in pretraining in all three views.
         """
         mine, blends = self.config, self.config.blended_fraction > 0.0
         blended = {name for name, p in zip(RELATIONS, mine.shown, strict=True) if blends and p > 0.0}
@@ -264,7 +274,7 @@ class BlendObjective(Objective):
         )
 
     def corrupt(self, batch: MoleculeBatch, keys: MoleculeKeys) -> BlendSample:
-        """Draw what each pair shows, hide what is not shown of the atoms, and noise the geometry."""
+        """Draw what each pair shows, hide the other features of the atoms, and noise the geometry."""
         config, valid_BA = self.config, batch.valid_BA
         shown_BAA = self._draw_shown(keys, valid_BA.shape[1])
         clean_BA3 = batch.coordinates_BA3
@@ -319,8 +329,9 @@ class BlendObjective(Objective):
     def score(self, model: HeadedModel, sample: Sample) -> dict[str, Tensor]:
         """Return the sum of each term and metric over the micro-batch, fp32 scalars.
 
-        path, edge: cross-entropy (nats) over pairs, over hops. distance: over pairs, in both directions, Å for ``l1``.
-        noise: 1 − cosine, over atoms.
+        path and edge: cross-entropy (nats), summed over pairs and over hops. distance: summed over pairs in both
+        directions,
+        Å for ``l1``. noise: 1 − cosine, summed over atoms.
         """
         assert isinstance(sample, BlendSample)
         representation = model.backbone(sample.input)
@@ -338,12 +349,12 @@ class BlendObjective(Objective):
             noised_BA3 = sample.input.coordinates_BA3
             seen_BAA = (shown_BAA & SHOWN_DISTANCE) > 0
             shift_BA3 = model.coordinate_head(representation, noised_BA3, seen_BAA) - noised_BA3
-            # As in denoising, the head takes the noise back, so that one head serves both in a mixture.
+            # As in denoising, the head subtracts the noise, so that one head serves both objectives in a mixture.
             sums["noise"] = direction_loss(shift_BA3, sample.clean_BA3 - noised_BA3, sample.noised_BA)
         return sums
 
     def _errors(self, name: str, predicted_BAAK: Tensor, sample: BlendSample) -> Tensor:
-        """Return the loss of one relation at each pair, zero where there is nothing to predict, [B, A, A]."""
+        """Return the loss of one relation for each pair, [B, A, A]; zero where there is nothing to predict."""
         if name == "path":
             return _cross_entropy(predicted_BAAK, sample.path_BAA)
         if name == "edge":
@@ -361,7 +372,7 @@ def _count_pairs(
     path_BAA: npt.NDArray[np.int8],
     edge_BAAS: npt.NDArray[np.int8],
 ) -> dict[str, float]:
-    """Return how much of each relation is predicted, and of that how much no direction of a pair shows."""
+    """Return how many items of each relation are predicted, and how many of them no direction of a pair shows."""
     targets_BAA = {
         "path": path_BAA != NO_CLASS,
         "edge": (edge_BAAS != NO_CLASS).sum(axis=3),
@@ -376,7 +387,7 @@ def _count_pairs(
 
 
 def direction_loss(predicted_BA3: Tensor, target_BA3: Tensor, chosen_BA: Tensor) -> Tensor:
-    """Return Σ over the chosen atoms of 1 − cosine, where predictions below ``DIRECTION_LENGTH`` count as shorter."""
+    """Return Σ over the chosen atoms of 1 − cosine; predictions shorter than ``DIRECTION_LENGTH`` count less."""
     length_BA = (predicted_BA3.square().sum(-1) + DIRECTION_LENGTH**2).sqrt()
     target_length_BA = target_BA3.square().sum(-1).sqrt().clamp(min=NO_NOISE)
     cosine_BA = (predicted_BA3 * target_BA3).sum(-1) / (length_BA * target_length_BA)
@@ -384,6 +395,6 @@ def direction_loss(predicted_BA3: Tensor, target_BA3: Tensor, chosen_BA: Tensor)
 
 
 def _cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
-    """Return the cross-entropy over the last axis (nats), of the shape of ``classes``; zero at ``NO_CLASS``."""
+    """Return the cross-entropy over the last axis (nats), in the shape of ``classes``; zero at ``NO_CLASS``."""
     flat = logits.reshape(-1, logits.shape[-1]).float()
     return F.cross_entropy(flat, classes.flatten().long(), ignore_index=NO_CLASS, reduction="none").view(classes.shape)

@@ -1,4 +1,4 @@
-"""What a run learns: which objective, the settings of each, and the objective that they make."""
+"""What a run learns: the objective and its settings, and a function that builds it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,8 +16,8 @@ from unimol_scale.objectives.mixture import MixtureObjective
 from unimol_scale.objectives.registry import OBJECTIVES
 
 SHARE_TOLERANCE = 1e-6
-# Objective → the settings that have always been in a run's hash of what it learns. One that is added later counts only
-# where it is not its default: runs of before can then still be compared with runs of today.
+# Objective → settings that are always part of the hash of what a run learns. A setting that was added later counts only
+# if it differs from its default, so that earlier runs can still be compared with present ones.
 _FIRST_SETTINGS = {
     "denoise": (
         *("predict", "mask_fraction", "noise_std", "hide_features", "flat_geometry"),
@@ -33,15 +33,15 @@ _FIRST_SETTINGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """Which objective, and the settings of each.
+    """The objective and the settings of each one.
 
     Attributes:
-        name: denoise, blend, distill, mixture, or package.module:Class of one of your own.
+        name: denoise, blend, distill, mixture, or package.module:Class for one of your own.
         denoise: settings of ``denoise``.
         blend: settings of ``blend``.
         distill: settings of ``distill``.
-        mixture: objectives that take turns → probability that a step learns them; they sum to one.
-        settings: of an objective of your own: the keys of its Config.
+        mixture: objectives that alternate → probability that a step learns each; they sum to one.
+        settings: for an objective of your own: the keys of its Config.
     """
 
     name: str = "denoise"
@@ -55,26 +55,26 @@ class ObjectiveConfig:
         OBJECTIVES.check(self.name, "objective.name")
         if self.settings and not is_reference(self.name):
             raise ConfigError(
-                f"objective.settings belongs to an objective of your own; those of {self.name} are "
-                f"objective.{self.name}"
+                f"objective.settings is for an objective of your own; those of {self.name} are objective.{self.name}"
             )
         if bool(self.mixture) != (self.name == "mixture"):
             raise ConfigError(
-                f"objective.name is {self.name} and objective.mixture is {dict(self.mixture)}: a mixture needs both, "
+                f"objective.name is {self.name} but objective.mixture is {dict(self.mixture)}: a mixture needs both, "
                 "such as objective.name=mixture objective.mixture.denoise=0.5 objective.mixture.blend=0.5"
             )
         for name, share in self.mixture.items():
             mixable = [other for other, entry in OBJECTIVES.items() if entry.kind.mixable]
             if name not in mixable and (name in OBJECTIVES or is_reference(name)):
                 raise ConfigError(
-                    f"objective.mixture: {name} cannot be part of a mixture, only {' and '.join(mixable)} can; it is "
-                    f"learnt alone, with objective.name={name}"
+                    f"objective.mixture: {name} cannot be part of a mixture, only {' and '.join(mixable)} can; train "
+                    f"it alone with objective.name={name}"
                 )
             if name not in mixable:
                 raise ConfigError(f"objective.mixture: unknown objective {name!r}; {nearest(name, mixable)}")
             if not share > 0.0:
                 raise ConfigError(
-                    f"objective.mixture.{name} must be positive, got {share}; leave out what is not learnt"
+                    f"objective.mixture.{name} must be positive, got {share}; leave out objectives that should not be "
+                    "learnt"
                 )
         total = sum(self.mixture.values())
         if self.mixture and not abs(total - 1.0) <= SHARE_TOLERANCE:
@@ -84,17 +84,17 @@ class ObjectiveConfig:
 
     @property
     def learnt(self) -> tuple[str, ...]:
-        """Names of the groups of settings that say what is learnt, of all that there are."""
+        """Names of the settings groups that determine what is learnt."""
         return ("settings",) if is_reference(self.name) else tuple(self.mixture) or (self.name,)
 
     @property
     def distillation(self) -> DistillConfig | None:
-        """Settings of a run that learns from a teacher; None for any other."""
+        """Settings of a run with a teacher; None for other runs."""
         return self.distill if self.name == "distill" else None
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What is learnt and how, ready for JSON; where a teacher lies does not count, only its weights do."""
+        """What is learnt and how, ready for JSON. A teacher counts by its weights, not by its path."""
         if is_reference(self.name):
             return {"name": self.name, "mixture": {}, "settings": dict(self.settings)}
         settings = {
@@ -108,16 +108,16 @@ class ObjectiveConfig:
 def build_objective(
     config: ObjectiveConfig, model: ModelConfig, *, seed: int = 0, teacher: ModelConfig | None = None
 ) -> Objective:
-    """Return the objective that a configuration names.
+    """Build the objective that a configuration names.
 
     Args:
-        config: names it.
-        model: what is trained.
-        seed: of the run, for the turns of a mixture.
-        teacher: of ``distill``.
+        config: configuration that names it.
+        model: the model to train.
+        seed: seed of the run, for the draws of a mixture.
+        teacher: teacher of ``distill``.
 
     Raises:
-        ConfigError: the model cannot learn it.
+        ConfigError: the model cannot learn this objective.
     """
     objective: Objective
     if is_reference(config.name):
@@ -135,11 +135,11 @@ def build_objective(
 
 
 def with_own_settings(config: ObjectiveConfig, origin: Origin) -> ObjectiveConfig:
-    """Return the configuration with all settings of an objective of the user's own, those with defaults included.
+    """Return the configuration with all settings of a user's own objective filled in, including defaults.
 
     Args:
-        config: of what is learnt; the class that it names is imported.
-        origin: of the settings, for messages.
+        config: what is learnt; the class that it names is imported.
+        origin: origin of the settings, for messages.
 
     Raises:
         ConfigError: the class cannot be imported or is not an objective, or a setting is unknown or wrong.
@@ -155,11 +155,11 @@ def _own_settings(config: ObjectiveConfig, origin: Origin) -> Any:  # noqa: ANN4
     if kind is None and config.settings:
         given = ", ".join(config.settings)
         raise ConfigError(
-            f"{origin.describe('objective.settings')}: {given} given, and {config.name} has no class Config of settings"
+            f"{origin.describe('objective.settings')}: {given} given, but {config.name} has no class Config"
         )
     if kind is None:
         return None
     try:
         return build(kind, config.settings, origin, "objective.settings")
-    except (TypeError, ValueError) as error:  # what a class refuses with that does not know our errors
+    except (TypeError, ValueError) as error:  # raised by classes that do not know our error types
         raise ConfigError(f"{origin.describe('objective.settings')}: {error} (from Config of {config.name})") from error

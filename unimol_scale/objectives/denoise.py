@@ -1,10 +1,10 @@
 """The denoising objectives: Uni-Mol2's masked tokens, coordinates and distances, or the plain noise itself.
 
-``geometry`` is Uni-Mol2's (arXiv 2406.14969, section on pretraining, and its public reference): the noised conformer
-is aligned onto the clean one, and clean coordinates and distances are predicted. ``noise`` is denoising as in Zaidi et
-al. (arXiv 2206.00133): r̃ = r + σε is shown as it is, and ε is predicted. There is nothing to align then: turned noise
-is another noise, and the target turns with the molecule. Shapes: B molecules, A atoms (padded), M masked atoms,
-N = A + 1 nodes, D atom channels.
+``geometry`` is that of Uni-Mol2 (arXiv 2406.14969, section on pretraining, and its public reference): the noised
+conformer is aligned onto the clean one, and clean coordinates and distances are predicted. ``noise`` is denoising as in
+Zaidi et al. (arXiv 2206.00133): r̃ = r + σε is shown as it is, and ε is predicted. Nothing is aligned in this case,
+because rotated noise is different noise, and the target rotates with the molecule. Shapes: B molecules, A atoms
+(padded), M masked atoms, N = A + 1 nodes, D atom channels.
 """
 
 import math
@@ -30,7 +30,7 @@ from unimol_scale.model.presets import ModelConfig
 from unimol_scale.objectives.base import Objective, PretrainingModel, Sample
 from unimol_scale.store.schema import ConformerOrigin, UInt8
 
-# Word of a setting → the origins that it means.
+# Name used in the settings → the origins that it covers.
 ORIGIN_GROUPS = {
     "dft": [ConformerOrigin.DFT],
     "file": [ConformerOrigin.FILE],
@@ -45,19 +45,19 @@ ORIGIN_GROUPS = {
 class DenoiseConfig:
     """Settings of the denoising objective; the defaults are Uni-Mol2's.
 
-    What has no weight is not predicted, and its head not built.
+    A term without weight is not predicted, and its head is not built.
 
     Attributes:
         predict: ``geometry``, the clean coordinates and distances, or ``noise``, the noise in units of ``noise_std``.
-        mask_fraction: of a molecule's tokens; 0: none are masked or predicted.
-        noise_std: of the Gaussian noise on every coordinate, Å.
-        noise_std_of: origin of a geometry → the same of conformers of that origin, Å: "dft", "file", or "force_field"
-            (made here); ``noise_std`` is of all others, and of depictions.
+        mask_fraction: fraction of a molecule's tokens to mask; 0: none are masked or predicted.
+        noise_std: standard deviation of the Gaussian noise on every coordinate, Å.
+        noise_std_of: origin of a geometry → standard deviation for conformers of that origin, Å: "dft", "file", or
+            "force_field" (made here). ``noise_std`` applies to all others and to depictions.
         hide_features: probability that all atom, bond, degree and path features of a molecule are hidden.
         flat_geometry: probability that a molecule whose features are shown has its 2D depiction as geometry.
-        token_weight: of the cross-entropy over masked tokens.
-        coordinate_weight: of the L1 coordinate loss; for ``noise`` of the squared error of the noise.
-        distance_weight: of the L1 distance loss; ``noise`` has none.
+        token_weight: weight of the cross-entropy over masked tokens.
+        coordinate_weight: weight of the L1 coordinate loss, or for ``noise`` of the squared error of the noise.
+        distance_weight: weight of the L1 distance loss; not used with ``noise``.
     """
 
     predict: Literal["geometry", "noise"] = "geometry"
@@ -83,19 +83,19 @@ class DenoiseConfig:
             if std < 0.0:
                 raise ConfigError(f"denoise.noise_std_of.{name} must not be negative, got {std}")
         if self.predict == "noise" and min(self.noise_std, *self.noise_std_of.values(), math.inf) == 0.0:
-            raise ConfigError("denoise.predict is noise, so denoise.noise_std must be positive, and noise_std_of, too")
+            raise ConfigError("denoise.predict is noise, so denoise.noise_std and every noise_std_of must be positive")
         if not (self.masks or self.moves):
             raise ConfigError(
-                "denoise: nothing to predict; at least one of the loss weights must be positive, and the token's "
-                "needs a mask_fraction"
+                "denoise: nothing to predict; at least one of the loss weights must be positive, and token_weight "
+                "needs a positive mask_fraction"
             )
 
     def noise_std_B(self, origin_B: UInt8, flat_B: corrupt.Bool) -> corrupt.Float32 | None:
-        """Return the standard deviation of the noise on each molecule, Å; None if it is ``noise_std`` on all.
+        """Return the standard deviation of the noise for each molecule, Å; None if it is ``noise_std`` for all.
 
         Args:
             origin_B: codes of ``ConformerOrigin``.
-            flat_B: shown as depictions, whatever the origin.
+            flat_B: molecules that are shown as depictions, whatever their origin.
         """
         if not self.noise_std_of:
             return None
@@ -123,9 +123,9 @@ class DenoiseSample(Sample):
         masked_BA: bool, tokens to predict.
         atomic_number_BA: uint8, the true tokens.
         clean_BA3: float32, Å, the geometry before noise.
-        noise_std_B: float32, Å, of the noise on each molecule; None: the objective's on all.
-        masked_M: int64, where ``masked_BA`` is true in the order of its elements; found when the sample is made, on the
-            CPU, because only the host can wait for how many there are. None finds it.
+        noise_std_B: float32, Å, standard deviation of the noise for each molecule; None: the objective's for all.
+        masked_M: int64, indices of the true elements of ``masked_BA``, flattened. They are found when the sample is
+            made, on the CPU, because a device cannot return their number without a wait. None finds them.
     """
 
     masked_BA: Tensor
@@ -150,7 +150,7 @@ class DenoiseObjective(Objective):
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """Loss term → weight, for what is predicted."""
+        """Loss term → weight, for the predicted terms."""
         config = self.config
         weights = {"token": config.token_weight} if config.masks else {}
         if config.moves:
@@ -161,23 +161,23 @@ class DenoiseObjective(Objective):
 
     @property
     def heads(self) -> Heads:
-        """Token and coordinate heads, each if it has something to predict."""
+        """Token and coordinate heads, each only if it has something to predict."""
         return Heads(token=self.config.masks, coordinate=self.config.moves)
 
     def check(self, config: ModelConfig) -> None:
-        """Refuse to predict geometry with a model that sees none.
+        """Refuse a model without geometry if coordinates are predicted.
 
         Raises:
             ConfigError: the model has no geometry.
         """
         if self.config.moves and not config.geometry:
             raise ConfigError(
-                "model.geometry is false, and denoise predicts coordinates: set it to true, or "
+                "model.geometry is false, but denoise predicts coordinates: set it to true, or set "
                 "objective.denoise.coordinate_weight and .distance_weight to 0"
             )
 
     def seen(self, config: ModelConfig) -> InputsSeen:
-        """Return 3D where features are hidden, 2D + 3D where they are not, and 2D where the geometry is then flat."""
+        """Return 3D if features are ever hidden, 2D + 3D if they are ever shown, 2D if the geometry is then flat."""
         shown, flat = self.config.hide_features < 1.0, self.config.flat_geometry
         views: dict[str, InputView] = {}
         if not config.geometry:
@@ -191,7 +191,7 @@ class DenoiseObjective(Objective):
         return InputsSeen(views=views)
 
     def corrupt(self, batch: MoleculeBatch, keys: MoleculeKeys) -> DenoiseSample:
-        """Mask tokens, hide features, choose the geometry and add noise; align where the geometry is predicted."""
+        """Mask tokens, hide features, choose the geometry and add noise; align if the geometry is predicted."""
         config, valid_BA = self.config, batch.valid_BA
         hidden_B = corrupt.chosen_molecules(keys, corrupt.STREAM_HIDE, config.hide_features)
         flat_B = ~hidden_B & corrupt.chosen_molecules(keys, corrupt.STREAM_FLAT, config.flat_geometry)
@@ -225,9 +225,11 @@ class DenoiseObjective(Objective):
     def score(self, model: HeadedModel, sample: Sample) -> dict[str, Tensor]:
         """Return the sum of each term over the micro-batch, fp32 scalars.
 
-        token: cross-entropy (nats) over masked tokens. coordinate: L1 over xyz, mean over its atoms (Å), summed
-        over molecules; for ``noise`` see ``noise_loss``. distance: L1 mean over a molecule's n² pairs (Å), summed over
-        molecules.
+        token: cross-entropy (nats), summed over masked tokens. coordinate: L1 over xyz, mean over a molecule's atoms
+            (Å),
+        summed over molecules; for ``noise`` see ``noise_loss``. distance: L1, mean over a molecule's n² pairs (Å),
+        summed
+        over molecules.
         """
         assert isinstance(sample, DenoiseSample)
         representation = model.backbone(sample.input)
@@ -250,7 +252,7 @@ class DenoiseObjective(Objective):
 
 
 class DenoiseModel(PretrainingModel):
-    """The model of Uni-Mol2, as in the released files: both heads, scored by the paper's terms."""
+    """The model of Uni-Mol2 as in the released files: both heads, scored with the paper's terms."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config, DenoiseObjective(DenoiseConfig()))
@@ -263,11 +265,11 @@ def coordinate_loss(predicted_BA3: Tensor, clean_BA3: Tensor, valid_BA: Tensor) 
 
 
 def noise_loss(predicted_BA3: Tensor, clean_BA3: Tensor, valid_BA: Tensor, std: float | Tensor) -> Tensor:
-    """Return Σ over molecules of the mean over atoms and axes of |ε̂ − ε|²; 1 for who predicts no noise at all.
+    """Return Σ over molecules of the mean over atoms and axes of |ε̂ − ε|². Predicting zero noise scores 1 on average.
 
-    The head moves atoms from r̃ = r + σε to where it takes them from, so its displacement is −σε̂, and ε̂ − ε =
-    (clean − predicted)/σ. A head that only sees relative positions cannot know how far the molecule moved as a
-    whole: of a molecule of n atoms, 1/n of the error always stays.
+    The head moves atoms from r̃ = r + σε towards r, so its displacement is −σε̂, and ε̂ − ε = (clean − predicted)/σ. A
+    head that sees only relative positions cannot know how far the whole molecule moved, so for a molecule of n atoms at
+    least 1/n of the error remains.
     """
     error_BA = ((clean_BA3 - predicted_BA3) / std).square().mean(-1) * valid_BA
     return (error_BA.sum(1) / valid_BA.sum(1)).sum()

@@ -1,14 +1,16 @@
-"""The distilling objective of D&D: a student of the 2D graph learns what a frozen 3D teacher says of the atoms.
+"""The distillation objective of D&D: a student of the 2D graph learns the atom representations of a frozen 3D teacher.
 
-Source: Denoise and Distill (its eq. 6 and 7), on the two-track backbone on both sides. The teacher sees elements
-and the clean conformer, as in the paper, and nothing of the graph unless that is asked for. Its targets are made on the
-device, without gradients and outside of the training engine, before the student's forward pass. The student is a model
+Source: Denoise and Distill (its eq. 6 and 7), with the two-track backbone on both sides. As in the paper, the teacher
+sees elements and the clean conformer, and nothing of the graph unless that is requested. Its targets are computed on
+the
+device, without gradients and outside the training engine, before the student's forward pass. The student is a model
 without geometry, of any size; only its backbone is kept.
 
-The error is the plain squared one by default, as in the paper. ``normalise=layer_norm`` normalises the teacher's atoms
-first: the teacher of the paper ends in a layer norm and this backbone in none, so the scale of its atoms depends on
-depth and width. An error of 1 is then that of a student that says zero, whatever the teacher. Downstream the two were
-equal within their intervals. Shapes: B molecules, A atoms (padded), N = A + 1 nodes, D channels of the teacher.
+The error is the plain squared error by default, as in the paper. ``normalise=layer_norm`` normalises the teacher's
+atoms
+first: the paper's teacher ends in a layer norm but this backbone does not, so the scale of its atoms depends on depth
+and width. With it, predicting zero scores 1 for any teacher. Downstream, the two were equal within their intervals.
+Shapes: B molecules, A atoms (padded), N = A + 1 nodes, D channels of the teacher.
 """
 
 import dataclasses
@@ -39,14 +41,14 @@ class DistillConfig:
 
     Attributes:
         teacher: folder of a finished run, directory of a model, or file in the released format.
-        teacher_sha256: of the teacher's weights; filled in when it is found, and held against it when it is given.
-        teacher_inputs: what the teacher sees: ``3d``, elements and coordinates, while features, degrees, bonds and
-            paths are hidden as in pretraining, so the teacher must have been trained with some of them hidden; or
-            ``full``, these too. A run of a version that had no such setting is one of ``full``.
+        teacher_sha256: hash of the teacher's weights; filled in when the teacher is loaded, or checked if given.
+        teacher_inputs: what the teacher sees. ``3d``: elements and coordinates, with features, degrees, bonds and paths
+            hidden as in pretraining, so the teacher must have been trained with some of them hidden. ``full``: all of
+            these. Runs of versions without this setting used ``full``.
         target: ``node``, every atom of the teacher, or ``graph``, the mean over a molecule's atoms; the other one is
-            logged.
-        normalise: what is done to each atom of the teacher first: ``none``, so that the error is the plain squared one
-            of the paper, or ``layer_norm``. A run of a version that had no such setting normalises.
+            only logged.
+        normalise: what is done to each atom of the teacher first: ``none``, for the paper's plain squared error, or
+            ``layer_norm``. Runs of versions without this setting normalised.
     """
 
     FORMER_DEFAULTS: ClassVar[Mapping[str, Any]] = MappingProxyType(
@@ -62,7 +64,7 @@ class DistillConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillSample(Sample):
-    """A clean micro-batch, with the teacher's word on it once it has spoken.
+    """A clean micro-batch, with the teacher's atoms once the teacher has run.
 
     Attributes:
         target_BAD: fp32, the teacher's atoms; None before.
@@ -72,10 +74,10 @@ class DistillSample(Sample):
 
 
 class Teacher:
-    """A frozen backbone that adds its atoms to a sample.
+    """A frozen backbone that adds its atom representations to a sample.
 
     Args:
-        backbone: of the teacher, on the device and in the dtype that it shall run in; switched to evaluation.
+        backbone: backbone of the teacher, on its device and in its dtype; switched to evaluation mode.
         config: what it sees, and what is done to its atoms.
     """
 
@@ -121,32 +123,34 @@ class DistillObjective(Objective):
 
     @property
     def heads(self) -> Heads:
-        """A linear map to the teacher's width if the student's is another."""
+        """A linear map to the teacher's width, if the student's differs."""
         return Heads(projection=self._projection)
 
     @property
     def kept_heads(self) -> Heads:
-        """None: the student's backbone is the result."""
+        """No heads: only the student's backbone is kept."""
         return Heads()
 
     def check(self, config: ModelConfig) -> None:
-        """Refuse a student that sees 3D, and a teacher that sees none.
+        """Refuse a student that sees 3D, and a teacher that does not.
 
         Raises:
-            ConfigError: names the key, or the teacher.
+            ConfigError: the message names the key, or the teacher.
         """
         teacher, path = self.teacher, self.config.teacher
         if not teacher.geometry:
-            raise ConfigError(f"objective.distill.teacher: {path} sees the 2D graph only, and a teacher must see 3D")
+            raise ConfigError(f"objective.distill.teacher: {path} sees only the 2D graph, but a teacher must see 3D")
         if config.geometry:
-            raise ConfigError("model.geometry is true, but a student of distill sees the 2D graph only: leave it out")
+            raise ConfigError(
+                "model.geometry is true, but a student of distill must see only the 2D graph: leave it out"
+            )
 
     def seen(self, config: ModelConfig) -> InputsSeen:
         """Return 2D: the student reads no geometry, and nothing else is hidden from it."""
         return InputsSeen(views={"2d": STANDARD_VIEWS["2d"]})
 
     def corrupt(self, batch: MoleculeBatch, keys: MoleculeKeys) -> DistillSample:
-        """Return the clean molecules; nothing is hidden but the geometry, which the student does not read."""
+        """Return the clean molecules; nothing is hidden, since the student does not read the geometry anyway."""
         sizes = batch.num_atoms_B
         return DistillSample(
             input=clean_input(batch),
@@ -158,8 +162,9 @@ class DistillObjective(Objective):
     def score(self, model: HeadedModel, sample: Sample) -> dict[str, Tensor]:
         """Return the sum of each term over the micro-batch, fp32 scalars.
 
-        node: squared error, mean over channels, summed over atoms. graph: that of the means over a molecule's atoms,
-        summed over molecules.
+        node: squared error, mean over channels, summed over atoms. graph: squared error between the means over a
+            molecule's
+        atoms, summed over molecules.
         """
         assert isinstance(sample, DistillSample)
         assert sample.target_BAD is not None, "the teacher has not seen this sample"

@@ -1,11 +1,12 @@
-"""Several objectives in one run, on one model: each step learns one of them, drawn by the step's number.
+"""Several objectives in one run on one model: each step learns one of them, drawn from the step's number.
 
-The draw depends on seed and step alone, so every rank and every resumed run takes the same one, and all ranks run the
-same modules. Validation scores each of them every time. Terms are named ``denoise/token``, ``blend/path`` and so on.
+The draw depends only on seed and step, so every rank and every resumed run makes the same one, and all ranks run the
+same modules. Every validation scores all of them. Terms are named ``denoise/token``, ``blend/path`` and so on.
 
-A head that a step does not use has no gradient in it; its weights still follow AdamW's momentum and weight decay, as
-any weight does whose gradient is zero in a step. Objectives that predict coordinates share one coordinate head: to each
-of them its displacement leads from the noised geometry to the clean one.
+A head that a step does not use gets a zero gradient; its weights still follow AdamW's momentum and weight decay, like
+any
+weight with a zero gradient. Objectives that predict coordinates share one coordinate head: for each of them, its
+displacement leads from the noised geometry to the clean one.
 """
 
 import dataclasses
@@ -28,10 +29,10 @@ T = TypeVar("T")
 
 
 class MixturePart(Objective):
-    """One objective of a mixture: itself, with its terms under its name.
+    """One objective of a mixture, with its terms prefixed by its name.
 
     Args:
-        name: in the mixture.
+        name: name in the mixture.
         objective: what is learnt.
     """
 
@@ -50,7 +51,7 @@ class MixturePart(Objective):
         return self.objective.heads
 
     def check(self, config: ModelConfig) -> None:
-        """Refuse what the objective refuses."""
+        """Check the model as the objective does."""
         self.objective.check(config)
 
     def seen(self, config: ModelConfig) -> InputsSeen | None:
@@ -58,12 +59,12 @@ class MixturePart(Objective):
         return self.objective.seen(config)
 
     def corrupt(self, batch: MoleculeBatch, keys: MoleculeKeys) -> Sample:
-        """Return the objective's sample, marked with the part."""
+        """Return the objective's sample, marked with the name of this part."""
         sample = self.objective.corrupt(batch, keys)
         return dataclasses.replace(sample, counts=self._named(sample.counts), part=self.name)
 
     def score(self, model: HeadedModel, sample: Sample) -> dict[str, Tensor]:
-        """Return the objective's sums under this part's name."""
+        """Return the objective's sums, prefixed with the name of this part."""
         return self._named(self.objective.score(model, sample))
 
     def _named(self, values: Mapping[str, T]) -> dict[str, T]:
@@ -71,12 +72,12 @@ class MixturePart(Objective):
 
 
 class MixtureObjective(Objective):
-    """Objectives that take turns.
+    """Objectives that alternate from step to step.
 
     Args:
         objectives: name → objective.
         shares: name → probability that a step learns it; they sum to one.
-        seed: of the run.
+        seed: seed of the run.
     """
 
     def __init__(self, objectives: Mapping[str, Objective], shares: Mapping[str, float], seed: int) -> None:
@@ -95,10 +96,10 @@ class MixtureObjective(Objective):
 
     @property
     def heads(self) -> Heads:
-        """Every head that a part uses."""
+        """Every head that any part uses."""
         of_part = [part.heads for part in self.parts]
         factors = {heads.relation_factors for heads in of_part if heads.relations} or {"shared"}
-        assert len(factors) == 1, "one part of a mixture predicts relations"
+        assert len(factors) == 1, "exactly one part of a mixture predicts relations"
         return Heads(
             relation_factors=factors.pop(),
             token=any(heads.token for heads in of_part),
@@ -108,28 +109,28 @@ class MixtureObjective(Objective):
 
     @property
     def parts(self) -> tuple[Objective, ...]:
-        """Each objective once."""
+        """The objectives, each once."""
         return tuple(self._by_name.values())
 
     def check(self, config: ModelConfig) -> None:
-        """Refuse what any part refuses."""
+        """Refuse a model that any part refuses."""
         for part in self.parts:
             part.check(config)
 
     def seen(self, config: ModelConfig) -> InputsSeen:
-        """Return what any part shows."""
+        """Return the combined views of all parts."""
         return joined(seen for part in self.parts if (seen := part.seen(config)) is not None)
 
     def at(self, step: int) -> Objective:
         """Return the part that a step learns."""
         keys = MoleculeKeys(seed=self._seed, epoch_B=np.zeros(1, np.int64), molecule_B=np.array([step]))
         (draw,) = keys.uniform(STREAM_OBJECTIVE, 1)[:, 0]
-        # The last bound may be a rounding below one.
+        # Because of rounding, the last bound may be slightly below one.
         bounds = np.cumsum(list(self._shares.values()))[:-1]
         return self.parts[int(np.searchsorted(bounds, draw, side="right"))]
 
     def corrupt(self, batch: MoleculeBatch, keys: MoleculeKeys) -> Sample:
-        """Never called: a part corrupts, chosen by ``at`` for training, by ``parts`` for validation."""
+        """Raise: only the parts corrupt, chosen by ``at`` in training and ``parts`` in validation."""
         raise AssertionError("a mixture corrupts in one of its parts; call at(step).corrupt")
 
     def score(self, model: HeadedModel, sample: Sample) -> dict[str, Tensor]:
@@ -137,7 +138,7 @@ class MixtureObjective(Objective):
         return self._by_name[sample.part].score(model, sample)
 
     def training_flops(self, config: ModelConfig, num_atoms: int) -> float:
-        """FLOPs of one training step for one molecule, the mean over the parts' shares."""
+        """FLOPs of one training step for one molecule, averaged over the parts by their shares."""
         return sum(
             share * self._by_name[name].training_flops(config, num_atoms) for name, share in self._shares.items()
         )

@@ -1,4 +1,4 @@
-"""The list of objectives: name → where its class is, and what a class must be to be one. Imports torch when asked."""
+"""The registry of objectives: name → class, with checks of users' own classes. Imports torch when a class is loaded."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ class ObjectiveEntry:
     """One objective.
 
     Attributes:
-        name: that the user gives.
+        name: name used in the settings.
         kind: its class.
         settings: frozen dataclass of its settings; None: it has none.
     """
@@ -32,19 +32,19 @@ def _adopt(found: Any, name: str) -> ObjectiveEntry:  # noqa: ANN401
     if not isinstance(found, type) or not issubclass(found, Objective):
         raise ConfigError(f"it must be a class derived from {base}, not {found!r}")
     if missing := sorted(found.__abstractmethods__):
-        raise ConfigError(f"it is derived from {base} and lacks {', '.join(missing)}")
+        raise ConfigError(f"it is derived from {base} but lacks {', '.join(missing)}")
     for key in ("weights", "heads"):
         if callable(getattr(found, key)):
             raise ConfigError(f"its {key} must be a property: write @property above it")
     settings = found.Config
-    # A frozen dataclass has a __setattr__ that refuses.
+    # The __setattr__ of a frozen dataclass raises an error.
     if settings is not None and not (
         dataclasses.is_dataclass(settings) and settings.__setattr__ is not object.__setattr__
     ):
         raise ConfigError(f"its Config must be a dataclass with frozen=True, not {settings!r}")
     if is_reference(name) and not accepts(found, *([] if settings is None else [settings])):
-        how = "with its Config alone" if settings is not None else "without arguments, since it has no Config"
-        raise ConfigError(f"it is called {how}, and its __init__ does not take that")
+        how = "with only its Config" if settings is not None else "without arguments, since it has no Config"
+        raise ConfigError(f"it is called {how}, but its __init__ does not accept that")
     return ObjectiveEntry(name=name, kind=found, settings=settings)
 
 

@@ -42,13 +42,14 @@ class ColumnViews:
 
     Attributes:
         batch: the record batch, which owns the memory.
-        atom_offsets: [R + 1] first atom of each of the R molecules; likewise for bonds, coordinate rows, conformers.
-        atom_features, bond_features: [atoms], [bonds] packed codes.
-        coordinates: [rows, 3] as stored: int16 units or float32 Å.
+        atom_offsets: int32 [R + 1]; molecule r has the atoms from ``atom_offsets[r]`` to ``atom_offsets[r + 1]``. The
+            other offsets do the same for bonds, coordinate rows and conformers.
+        atom_features, bond_features: packed codes, [atoms] and [bonds].
+        coordinates: [rows, 3] as stored, int16 units or float32 Å; a molecule has one row per atom and conformer.
         planar_coordinates: [atoms, 2] int16 units of ``PLANAR_SCALE``.
         conformer_origin, conformer_stereo: [conformers] codes.
-        labels: [R] of each label, float64.
-        atom_labels: name → [rows, w] of each label of atoms, float32.
+        labels: one float64 [R] array per label.
+        atom_labels: name of an atom label → float32 [rows, w].
     """
 
     batch: pa.RecordBatch
@@ -127,7 +128,7 @@ class ColumnViews:
         )
 
     def record(self, row: int, coordinate_scale: float | None) -> MoleculeRecord:
-        """Return a molecule with all its conformers: what ``encode`` was given, to the precision of the store."""
+        """Return one molecule with all its conformers, as ``encode`` received it, up to the precision of the store."""
         atoms, bonds, points, conformers = (
             slice(offsets[row], offsets[row + 1])
             for offsets in (self.atom_offsets, self.bond_offsets, self.coordinate_offsets, self.conformer_offsets)
@@ -160,7 +161,7 @@ class ColumnViews:
         """Decode every record and compare the columns with each other and with the vocabularies.
 
         Raises:
-            StoreError: says which column contradicts the others.
+            StoreError: two columns contradict each other, or a code or value is out of range; the message names it.
         """
         num_atoms, num_conformers = np.diff(self.atom_offsets), np.diff(self.conformer_offsets)
         num_bonds = np.diff(self.bond_offsets)
@@ -176,18 +177,18 @@ class ColumnViews:
             *((f"{ATOM_LABEL_PREFIX}{name}", num_atoms * num_conformers) for name in self.atom_labels),
         ):
             if not np.array_equal(np.diff(_offsets(self.batch[name])), expected):
-                raise StoreError(f"the column {name} has another number of rows than its molecule")
+                raise StoreError(f"the length of the column {name} does not match its molecule")
         if np.any(self.bond_index >= np.repeat(num_atoms, num_bonds)[:, None]):
-            raise StoreError("a bond names an atom that its molecule does not have")
+            raise StoreError("a bond refers to an atom that its molecule does not have")
         for name, vocabularies in PACKED.items():
             packed: npt.NDArray[Any] = getattr(self, name)
             limits = np.array([len(words) for words in vocabularies.values()])
             if np.any(unpack(packed, vocabularies) >= limits) or np.any(packed >> num_bits(vocabularies)):
-                raise StoreError(f"the column {name} holds a code outside its vocabulary")
+                raise StoreError(f"the column {name} has a code outside its vocabulary")
         if np.any(self.conformer_origin > max(ConformerOrigin)) or np.any(self.atomic_number == 0):
-            raise StoreError("an atomic number or a conformer origin is outside its range")
+            raise StoreError("an atomic number or a conformer origin is out of range")
         if np.any(self.conformer_stereo > max(ConformerStereo)):
-            raise StoreError("a conformer's stereo is outside its range")
+            raise StoreError("a conformer's stereo code is out of range")
         if not np.all(np.isfinite(self.coordinates)):
             raise StoreError("a coordinate is not finite")
         if any(np.any(np.isinf(label)) for label in self.labels):
@@ -217,7 +218,7 @@ class ArrowShard:
 
     Args:
         path: the shard file.
-        layout: of the store, from the manifest.
+        layout: layout of the store's records, from its manifest.
 
     Raises:
         StoreError: the file is not an Arrow file of one batch with the expected columns.
@@ -227,7 +228,7 @@ class ArrowShard:
         try:
             reader = pa.ipc.open_file(pa.memory_map(str(path)))
             if reader.schema != arrow_schema(layout) or reader.num_record_batches != 1:
-                raise StoreError(f"{path}: its columns are not those of the store's schema")
+                raise StoreError(f"the columns of {path} do not match the store's schema")
             self._views = ColumnViews.of(reader.get_batch(0))
         except (pa.ArrowInvalid, OSError) as error:
             raise StoreError(f"{path} is not a readable Arrow shard: {error}") from error
@@ -253,11 +254,11 @@ class ArrowShard:
         return atoms[rows + 1] - atoms[rows], conformers[rows + 1] - conformers[rows]
 
     def views(self, rows: Int64) -> tuple[ColumnViews, Int64]:
-        """Return views that contain the molecules ``rows``, and where in them they stand."""
+        """Return views that contain the molecules ``rows`` [B], and the row of each in these views, [B]."""
         return self._views, rows
 
     def close(self) -> None:
-        """Arrow unmaps when the last view is gone; nothing to do here."""
+        """Do nothing: Arrow unmaps the file when its last view is deleted."""
 
 
 def write(path: Path, batch: pa.RecordBatch) -> None:

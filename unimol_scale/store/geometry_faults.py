@@ -1,15 +1,16 @@
-"""Whether coordinates can be those of a molecule: no atoms on one point, bonded atoms at bonding distance. NumPy only.
+"""Checks whether coordinates are plausible for a molecule: no coincident atoms, bonded atoms at bonding distance.
 
-Builder and ``store verify`` judge by the same rules. Lengths are compared with the sum of the two covalent radii
-(Cordero et al. 2008; Pyykkö and Atsumi 2009 for the elements beyond curium), so 1.0 is an ordinary single bond.
+NumPy only. The builder and ``store verify`` apply the same rules. Distances are given as multiples of the sum of the
+two covalent radii (Cordero et al. 2008; Pyykkö and Atsumi 2009 for the elements beyond curium), so an ordinary single
+bond is near 1.0.
 
-The limits leave room around what real molecules have. Measured over the 4,856 molecules of the NCI sample, 500 rows of
-ZINC20, 1,999 and 14,170 DFT geometries of PCQM4Mv2 and QM9 and the 2,859 experimental ligands of Platinum, hydrogens
-included: bonds between non-metals lie between 0.67 and 1.19, atoms that are not bonded at 1.17 and above (the cage of a
-bicyclo[1.1.0]butane), and the angle between two such neighbours of one atom at 68° and above. Bonds to metals, which
-are made without a force field, lie between 0.56 and 1.29.
+The limits leave a margin around what real molecules show. They were set on the 4,856 molecules of the NCI sample, 500
+rows of ZINC20, 1,999 and 14,170 DFT geometries of PCQM4Mv2 and QM9, and the 2,859 experimental ligands of Platinum,
+all with hydrogens. There, bonds between non-metals range from 0.67 to 1.19, and bonds to metals, which are built
+without a force field, from 0.56 to 1.29. Atoms that are not bonded are at least 1.17 apart (the shortest case is the
+cage of a bicyclo[1.1.0]butane). Two neighbours of one atom that are not bonded to each other span at least 68°.
 
-Shapes: B conformers, A atoms and E bonds in all of them together.
+Shapes: B conformers, with A atoms and E bonds in total.
 """
 
 import dataclasses
@@ -32,32 +33,32 @@ COVALENT_RADII = """
 """
 NON_METALS = frozenset({1, 2, *range(5, 11), *range(14, 19), *range(32, 37), *range(51, 55), 85, 86})
 IS_METAL: Bool = np.array([number > 0 and number not in NON_METALS for number in range(256)])
-RADII: Float64 = np.array([0.0, *map(float, COVALENT_RADII.split()), *[1.5] * 137])  # of any byte
+RADII: Float64 = np.array([0.0, *map(float, COVALENT_RADII.split()), *[1.5] * 137])  # one entry for every uint8 value
 
 # In units of the sum of the covalent radii; the second value is for pairs with a metal.
 SHORTEST_BOND, LONGEST_BOND, CLOSEST_PAIR = (0.55, 0.5), (1.4, 1.6), (1.1, 0.6)
-# Degrees between two neighbours of an atom that are not bonded to each other and are no metals. Where the atom is a
-# metal, ligands that hold it with two atoms, such as nitrate, reach down to 50°.
+# Degrees between two neighbours of an atom, neither of them a metal, that are not bonded to each other. Around a metal,
+# ligands that bind with two atoms, such as nitrate, reach down to 50°.
 SMALLEST_ANGLE = (55.0, 45.0)
-# Two atoms that share a hydrogen, such as those of diborane, or any two in an old store's metal complex.
+# Applies to two atoms that share a hydrogen, as in diborane, and to all pairs in a metal complex of an old store.
 CLOSEST_AT_ALL = 0.5
 COINCIDENT_A = 0.1
-# RDKit draws most bonds 1.5 Å long: 47 % and more of those of 12,800 depictions, whose bonds are 1.81 Å on average at
-# most. Of depictions with their atoms in reverse, only those of palindromes pass.
+# RDKit draws most bonds 1.5 Å long. In 12,800 depictions, at least 47 % of the bonds have that length and their mean is
+# at most 1.81 Å. A depiction with its atoms in reverse order passes only if the molecule reads the same both ways.
 DRAWN_BOND_A, DRAWN_WITHIN, DRAWN_SHARE, DRAWN_MEAN_A = 1.5, 0.02, 0.4, 2.0
 FLAT_WITHIN_A = 1e-6
 PAIRS_AT_ONCE = 2_000_000
 
 
 class Fault(enum.IntEnum):
-    """What keeps coordinates from being those of a molecule."""
+    """A reason why coordinates cannot be those of a molecule."""
 
     NONE = 0
     NOT_FINITE = 1
-    COINCIDENT = 2  # two atoms on one point
+    COINCIDENT = 2  # two atoms at the same point
     LONG_BOND = 3
     SHORT_BOND = 4
-    CLOSE = 5  # two atoms that are not bonded
+    CLOSE = 5  # two atoms that are not bonded but too near each other
     SMALL_ANGLE = 6
 
 
@@ -66,9 +67,9 @@ class Conformers:
     """Conformers with their atoms and bonds, one after another.
 
     Attributes:
-        num_atoms: [B] of each.
+        num_atoms: [B] atoms of each conformer.
         atomic_number: [A].
-        bonds: [E, 2] numbers of atoms among the A, ascending by conformer; each bond once.
+        bonds: [E, 2] indices into the A atoms, in ascending order of conformer; each bond once.
         coordinates: [A, 3] Å.
     """
 
@@ -102,7 +103,7 @@ class Faults:
 
     Attributes:
         code: uint8 [B] codes of ``Fault``.
-        atoms: [B, 2] the two atoms concerned, as numbers in their molecule from 0.
+        atoms: [B, 2] the two atoms concerned, numbered from 0 within their molecule.
         value: [B] their distance in Å, or the angle in degrees.
     """
 
@@ -117,7 +118,7 @@ class Faults:
         return {
             Fault.NONE: "nothing is wrong",
             Fault.NOT_FINITE: "a coordinate is not a finite number",
-            Fault.COINCIDENT: f"{pair} lie on one point",
+            Fault.COINCIDENT: f"{pair} lie at the same point",
             Fault.LONG_BOND: f"{pair} are bonded but lie {value:.2f} Å apart",
             Fault.SHORT_BOND: f"{pair} are bonded but lie only {value:.2f} Å apart",
             Fault.CLOSE: f"{pair} are not bonded but lie only {value:.2f} Å apart",
@@ -126,16 +127,16 @@ class Faults:
 
 
 def find_faults(conformers: Conformers, *, old_complexes: bool = False) -> Faults:
-    """Judge conformers.
+    """Find the first fault of each conformer.
 
     Args:
-        conformers: any number of them, of any molecules.
-        old_complexes: of molecules with a metal, ask only that no atoms lie on each other and that bonds are bonds.
-            Stores of earlier versions have complexes whose ligands clash, since no force field knows them.
+        conformers: any number of conformers of any molecules.
+        old_complexes: check metal complexes less strictly: only coincident atoms and bond lengths count. Stores of
+            earlier versions contain complexes whose ligands clash, since no force field covers them.
 
     Returns:
-        The fault of each; several in one conformer show the first of: not finite, bonds, atoms that are not bonded,
-        angles.
+        The fault of each conformer. Where a conformer has several, the first of this order is reported: not finite,
+        bonds, atoms that are not bonded, angles.
     """
     found = _Found(len(conformers.num_atoms))
     owner = conformers.owner
@@ -157,9 +158,10 @@ def find_faults(conformers: Conformers, *, old_complexes: bool = False) -> Fault
 
 
 def is_drawn(conformers: Conformers) -> Bool:
-    """Return whether each conformer is a 2D depiction: flat, and many of its bonds of the length that RDKit draws.
+    """Return bool [B]: whether a conformer is a 2D depiction, that is flat with many bonds of RDKit's drawing length.
 
-    The geometry of a flat molecule is none: its bonds have their own lengths. A single atom counts as drawn.
+    The real geometry of a flat molecule is not reported, because its bond lengths differ. A single atom counts as
+    drawn.
     """
     owner, total = conformers.owner, len(conformers.num_atoms)
     out_of_plane = ~(np.abs(conformers.coordinates[:, 2]) < FLAT_WITHIN_A)
@@ -183,7 +185,7 @@ class _Found:
         self.value = np.zeros(number)
 
     def add(self, fault: Fault, owners: Int64, atoms: Int64, values: Float64) -> None:
-        """Note the smallest value of each conformer that has no fault yet; for long bonds the largest."""
+        """Record the smallest value of each conformer that has no fault yet, or the largest for long bonds."""
         order = np.argsort(-values if fault == Fault.LONG_BOND else values, kind="stable")
         order = order[self.code[owners[order]] == Fault.NONE]
         which, first = np.unique(owners[order], return_index=True)
@@ -212,7 +214,7 @@ def _judge_bonds(
 
 
 def _neighbour_pairs(bonds: Int64, num_atoms: int) -> Int64:
-    """Return [T, 3]: an atom, and two of its neighbours, each pair of neighbours once."""
+    """Return [T, 3]: an atom and two of its neighbours. Each pair of neighbours appears once."""
     ends = np.concatenate([bonds, bonds[:, ::-1]])
     ends = ends[np.argsort(ends[:, 0], kind="stable")]
     degrees = np.bincount(ends[:, 0], minlength=num_atoms)
@@ -225,7 +227,7 @@ def _neighbour_pairs(bonds: Int64, num_atoms: int) -> Int64:
 
 
 def _judge_pairs(conformers: Conformers, points: Float64, triples: Int64, lenient: Bool, found: _Found) -> None:
-    """Judge atoms that are not bonded, conformers of one size together."""
+    """Check pairs of atoms that are not bonded. Conformers of the same size are checked together."""
     numbers, num_atoms, owner = conformers.atomic_number, conformers.num_atoms, conformers.owner
     firsts = np.cumsum(num_atoms) - num_atoms
     bridged = triples[numbers[triples[:, 0]] == 1][:, 1:]
@@ -265,7 +267,7 @@ def _judge_angles(
     owner: Int64,
     starts: Int64,
 ) -> None:
-    """Judge the angles between neighbours that are not bonded to each other and not exempt."""
+    """Check the angles between neighbours that are not bonded to each other, except where ``exempt`` is set."""
     size = len(owner)
     pair = np.array([size, 1])
     bonded = np.concatenate([conformers.bonds @ pair, conformers.bonds[:, ::-1] @ pair])

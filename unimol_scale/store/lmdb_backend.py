@@ -1,8 +1,8 @@
-"""LMDB shards: one file, one key a block of molecules, its value the same Arrow columns. Imports LMDB and Arrow only.
+"""LMDB shards: one file whose values are blocks of molecules in the Arrow columns. Imports LMDB and Arrow only.
 
 Keys: the first row of a block as 8 big-endian bytes; ``schema`` (Arrow schema message); ``num_atoms`` and
-``num_conformers`` (little-endian int32 of all rows, so that sizes are known without decoding records); ``block_rows``
-(decimal), the molecules of every block but the last.
+``num_conformers`` (little-endian int32 for all rows, so that sizes are known without decoding records); ``block_rows``
+(decimal), the number of molecules in every block except the last.
 """
 
 import os
@@ -25,20 +25,20 @@ NUM_CONFORMERS_KEY = b"num_conformers"
 BLOCK_ROWS_KEY = b"block_rows"
 INT32 = np.dtype("<i4")
 PAGE = 4096
-# Each block costs ~2 kB of message header and page padding; each molecule read costs the decoding of its block.
+# Each block costs about 2 kB of message header and page padding; reading one molecule decodes its whole block.
 BLOCK_ROWS = 64
-# LMDB lets a process open a file only once, and a user may read a store that is being trained on: they share it.
-# A file is known by its place on the disk: a store that was built anew under the old name is another file.
+# LMDB lets a process open a file only once. A user may read a store that is also being trained on, so shards share the
+# open file. Device and inode identify it, since a store may be rebuilt under its old name.
 _open_files: "weakref.WeakValueDictionary[tuple[int, int, int], lmdb.Environment]" = weakref.WeakValueDictionary()
 _opening = threading.Lock()
 
 
 class LmdbShard:
-    """An LMDB shard, open for reading; without locks, since a committed shard never changes.
+    """An LMDB shard, open for reading. It takes no locks, because a committed shard never changes.
 
     Args:
         path: the shard file.
-        layout: of the store, from the manifest.
+        layout: layout of the store's records, from its manifest.
 
     Raises:
         StoreError: the file is not an LMDB file with the expected keys.
@@ -49,7 +49,7 @@ class LmdbShard:
         self._schema = arrow_schema(layout)
         self._environment: lmdb.Environment | None = _opened(path)
         if self._get([SCHEMA_KEY])[0] != self._schema.serialize().to_pybytes():
-            raise StoreError(f"{path}: its columns are not those of the store's schema")
+            raise StoreError(f"the columns of {path} do not match the store's schema")
         self._block_rows = int(self._get([BLOCK_ROWS_KEY])[0])
         self.num_atoms: Int32 = np.frombuffer(self._get([NUM_ATOMS_KEY])[0], INT32)
         self.num_conformers: Int32 = np.frombuffer(self._get([NUM_CONFORMERS_KEY])[0], INT32)
@@ -73,18 +73,18 @@ class LmdbShard:
         return self.num_atoms[rows], self.num_conformers[rows]
 
     def views(self, rows: Int64) -> tuple[ColumnViews, Int64]:
-        """Decode the blocks that hold the molecules ``rows``; return their columns and where in them they stand."""
+        """Decode the blocks that hold the molecules ``rows`` [B]; return the columns and each molecule's row there."""
         numbers, block_of_row = np.unique(rows // self._block_rows, return_inverse=True)
         values = self._get([block_key(number) for number in (numbers * self._block_rows).tolist()])
         try:
             batches = [pa.ipc.read_record_batch(pa.py_buffer(value), self._schema) for value in values]
         except (pa.ArrowInvalid, OSError) as error:
-            raise StoreError(f"{self._path} holds a block that does not decode: {error}") from error
+            raise StoreError(f"{self._path} contains a block that cannot be decoded: {error}") from error
         starts = np.cumsum([0, *(batch.num_rows for batch in batches)], dtype=np.int64)
         return ColumnViews.of(pa.concat_batches(batches)), starts[block_of_row] + rows % self._block_rows
 
     def close(self) -> None:
-        """Let go of the file, which is unmapped when nobody in this process reads it any more."""
+        """Close the file; it is unmapped once nothing in this process reads it any more."""
         self._environment = None
 
 
@@ -108,15 +108,15 @@ def _opened(path: Path) -> lmdb.Environment:
 
 
 def block_key(first_row: int) -> bytes:
-    """Return the key of the block that begins with a row; byte order is row order."""
+    """Return the key of the block that starts at ``first_row``; sorting keys by bytes sorts blocks by row."""
     return first_row.to_bytes(8, "big")
 
 
 def write(path: Path, batch: pa.RecordBatch) -> None:
-    """Write one batch as an LMDB file, in one transaction in key order: the same batch gives the same bytes."""
+    """Write one batch as an LMDB file, in one transaction and in key order, so that equal batches give equal bytes."""
     firsts = range(0, batch.num_rows, BLOCK_ROWS)
     blocks = [batch.slice(first, BLOCK_ROWS).serialize() for first in firsts]
-    # Values over half a page take whole pages of their own; the map is sparse, so generous costs nothing.
+    # Values over half a page take whole pages of their own. The file is sparse, so a generous map size costs nothing.
     map_size = 64 * PAGE + 8 * batch.num_rows + sum(2 * PAGE + block.size for block in blocks)
     environment = lmdb.open(str(path), subdir=False, lock=False, map_size=map_size, sync=False)
     views = ColumnViews.of(batch)

@@ -1,4 +1,4 @@
-"""What is done to a whole store: describe, verify, convert. Imports the store and rich."""
+"""Operations on a whole store: describe, verify, convert. Imports the store and rich."""
 
 import collections
 import dataclasses
@@ -24,8 +24,8 @@ from unimol_scale.store.manifest import MANIFEST_NAME, Backend, ShardEntry, Spli
 from unimol_scale.store.schema import ConformerOrigin, ragged_indices
 from unimol_scale.store.shards import Store, content_counts, open_store, read_shard, write_manifest, write_shard
 
-RECORDS_AT_ONCE = 5_000  # whose geometry is judged together: some tens of MB
-# Written beside the shards by the builder; a converted store takes them along.
+RECORDS_AT_ONCE = 5_000  # geometries checked at once; takes some tens of MB
+# The builder writes these beside the shards; converting a store copies them.
 SIDE_FILES = ("failures.parquet", "report.md", "*.png")
 
 
@@ -91,7 +91,7 @@ def _listed(values: Mapping[str, Any]) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Implausible:
-    """A conformer that cannot be one: its molecule's id and shard, its number from 0, and what is wrong with it."""
+    """An implausible conformer: its molecule's id and shard, its number from 0, and what is wrong with it."""
 
     id: str
     file: str
@@ -104,8 +104,8 @@ class Verified:
     """What ``verify`` found.
 
     Attributes:
-        damages: one line for each bad shard: its file and what is wrong.
-        implausible: of intact shards, the conformers whose atoms lie on each other or whose bonds are none.
+        damages: one line for each damaged shard: its file and what is wrong.
+        implausible: conformers of intact shards that have coincident atoms or impossible distances.
     """
 
     damages: tuple[str, ...]
@@ -113,13 +113,13 @@ class Verified:
 
 
 def verify(store: Store) -> Verified:
-    """Hash every shard again, decode every record, and judge every conformer by ``geometry_faults``.
+    """Rehash every shard, decode every record, and check every conformer with ``geometry_faults``.
 
     Args:
-        store: to look at.
+        store: the store to check.
 
     Returns:
-        What is wrong; both lists are empty when nothing is.
+        What is wrong; both lists are empty for a sound store.
     """
     damages, implausible = [], []
     entries = [entry for split in store.manifest.splits.values() for entry in split.shards]
@@ -134,7 +134,7 @@ def verify(store: Store) -> Verified:
 
 
 def _implausible(views: ColumnViews, scale: float | None, file: str) -> list[Implausible]:
-    """Judge the conformers of a shard; depictions need only be drawn."""
+    """Check the conformers of a shard; a depiction only has to be a drawing."""
     found = []
     for start in range(0, len(views.atom_offsets) - 1, RECORDS_AT_ONCE):
         rows = np.arange(start, min(start + RECORDS_AT_ONCE, len(views.atom_offsets) - 1))
@@ -168,7 +168,7 @@ def _verify_shard(store: Store, entry: ShardEntry) -> pa.RecordBatch:
     if size != entry.bytes:
         raise StoreError(f"the file has {size} bytes, the manifest says {entry.bytes}")
     if hash_file(path) != entry.sha256:
-        raise StoreError("its bytes have changed since it was written (SHA-256 differs)")
+        raise StoreError("its content has changed since it was written (the SHA-256 differs)")
     batch = read_shard(store, entry)
     ColumnViews.of(batch).check()
     for key, found in content_counts(batch).items():
@@ -178,28 +178,28 @@ def _verify_shard(store: Store, entry: ShardEntry) -> pa.RecordBatch:
 
 
 def prepare_output(output: Path) -> None:
-    """Make sure that a directory may be filled.
+    """Check that a directory can be filled.
 
     Raises:
-        StoreError: it exists and is not empty; nothing is touched.
-        ConfigError: it cannot be written.
+        StoreError: the directory exists and is not empty; nothing in it is changed.
+        ConfigError: the directory is not writable.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise StoreError(f"{output} exists and holds something else; choose another --output or empty it yourself")
+        raise StoreError(f"{output} exists and is not empty; choose another --output or empty it yourself")
     require_folder(output)
     output.mkdir(parents=True, exist_ok=True)
 
 
 def convert(store: Store, backend: Backend, output: Path) -> Store:
-    """Write the store in another format; converting back gives the first shards' bytes again.
+    """Write the store in another format. Converting it back reproduces the bytes of the original shards.
 
     Args:
-        store: what to read.
-        backend: format to write.
+        store: the store to read.
+        backend: the format to write.
         output: a directory that is absent or empty.
 
     Raises:
-        StoreError: the output holds something, or a shard cannot be read.
+        StoreError: the output directory is not empty, or a shard cannot be read.
     """
     prepare_output(output)
     splits = {}

@@ -30,9 +30,9 @@ class ShardEntry:
         rows: molecules.
         atoms: atoms of those molecules, each counted once however many conformers it has.
         conformers: conformers of those molecules.
-        origins: name of a ``ConformerOrigin`` → conformers of it.
-        stereo: name of a ``ConformerStereo`` → conformers of it.
-        labelled: name of a label → molecules that have it.
+        origins: name of a ``ConformerOrigin`` → number of conformers with it.
+        stereo: name of a ``ConformerStereo`` → number of conformers with it.
+        labelled: name of a label → number of molecules that have it.
         bytes: file size.
         sha256: hash of the file's bytes, hexadecimal.
     """
@@ -50,7 +50,7 @@ class ShardEntry:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitEntry:
-    """One split: its shards in order, and how many molecules it has of each size (atoms as text → molecules)."""
+    """One split: its shards in order, and its size histogram (number of atoms as text → number of molecules)."""
 
     shards: tuple[ShardEntry, ...]
     size_histogram: Mapping[str, int]
@@ -63,17 +63,16 @@ class SplitEntry:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What became of the rows of the source: read = stored + duplicates + failed + not_sampled.
+    """What happened to the rows of the source: read = stored + duplicates + failed + not_sampled.
 
     Attributes:
         read: rows of the source.
         stored: molecules in the store.
-        duplicates: rows whose molecule came before.
-        failed: rows that are no molecule, or an excluded one, and molecules without a conformer.
+        duplicates: rows whose molecule had already been read.
+        failed: rows without a valid molecule, rows with an excluded one, and molecules without a conformer.
         not_sampled: molecules left out by temperature sampling.
-        conflicting: of the duplicates, those with a label that differs from that of the molecule stored, or that it
-            has not.
-        conformers_left_out: conformers of the source that are no geometry of their molecule.
+        conflicting: those duplicates that have a label which the stored molecule lacks or has with another value.
+        conformers_left_out: conformers of the source that are not a plausible geometry of their molecule.
     """
 
     read: int
@@ -92,7 +91,7 @@ class Counts:
 
     @property
     def left_out(self) -> str:
-        """What was read and is not stored, in words."""
+        """What was read but not stored, in words."""
         sampling = f" + {self.not_sampled:,} not sampled" if self.not_sampled else ""
         conflicting = f" ({self.conflicting:,} with other labels)" if self.conflicting else ""
         conformers = f"; {self.conformers_left_out:,} conformers left out" if self.conformers_left_out else ""
@@ -101,13 +100,13 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceCounts:
-    """What became of the rows of one of several sources: read = stored + duplicates + failed + not_sampled.
+    """What happened to the rows of one of several sources: read = stored + duplicates + failed + not_sampled.
 
     Attributes:
         read: rows of the source.
-        stored: molecules that the store has from it.
-        duplicates: rows whose molecule came before, in this source or in one before it.
-        failed: rows that are no molecule, or an excluded one, and molecules without a conformer.
+        stored: molecules in the store that come from this source.
+        duplicates: rows whose molecule had already been read, from this source or an earlier one.
+        failed: rows without a valid molecule, rows with an excluded one, and molecules without a conformer.
         not_sampled: molecules left out by temperature sampling.
     """
 
@@ -127,23 +126,23 @@ class Manifest:
     """The whole of ``manifest.json``.
 
     Attributes:
-        schema_version: of the columns on disk.
+        schema_version: version of the columns on disk.
         backend: file format of the shards.
-        coordinate_scale: Å per unit of int16 coordinates; None when they are float32 Å.
+        coordinate_scale: Å per unit of the int16 coordinates; None when they are float32 Å.
         planar_scale: Å per unit of the int16 depiction.
-        source: name of the source of the molecules; of several "first + second".
-        seed: of the build.
-        labels: names of the label columns, in their order, and the unit of each.
-        hydrogens: whether hydrogens are atoms of the records.
+        source: name of the source of the molecules, or "first + second" for several.
+        seed: seed of the build.
+        labels: name of each label column → its unit, in column order.
+        hydrogens: whether the records contain hydrogens as atoms.
         conformer_recipe: how coordinates were made, parameter by parameter.
         parameters: every other parameter of the build.
         versions: of the libraries whose output depends on their version, such as RDKit.
-        counts: what became of the source's rows.
+        counts: what happened to the source's rows.
         splits: "train" and "valid".
-        counts_by_source: of a store from several sources: tag of a source → what became of its rows; ids begin with
-            these tags. Empty for one source, and then absent from the file.
-        atom_labels: names of the labels that atoms have, and the unit of each; absent from the file where there are
-            none, and ``schema_version`` is then ``SCHEMA_VERSION``, else ``ATOM_LABELS_VERSION``.
+        counts_by_source: for a store from several sources, tag of a source → what happened to its rows; molecule ids
+            begin with these tags. Empty, and absent from the file, for one source.
+        atom_labels: name of each atom label → its unit. Without atom labels the key is absent from the file and
+            ``schema_version`` is ``SCHEMA_VERSION``; with them it is ``ATOM_LABELS_VERSION``.
     """
 
     backend: Backend
@@ -165,9 +164,9 @@ class Manifest:
     def __post_init__(self) -> None:
         version = ATOM_LABELS_VERSION if self.atom_labels else SCHEMA_VERSION
         if self.schema_version != version:
-            raise ConfigError(f"schema_version is {self.schema_version}; with what the store has it is {version}")
+            raise ConfigError(f"schema_version is {self.schema_version}, but the contents of this store need {version}")
         if unknown := [name for name in self.atom_labels if name not in ATOM_LABELS]:
-            raise ConfigError(f"atom_labels: unknown {', '.join(unknown)}")
+            raise ConfigError(f"atom_labels: unknown labels {', '.join(unknown)}")
 
     @property
     def layout(self) -> Layout:
@@ -188,10 +187,10 @@ class Manifest:
 
         Args:
             text: what ``to_json`` returned.
-            path: named in errors.
+            path: the file, named in errors.
 
         Raises:
-            StoreError: the text is damaged, or another version wrote it that this one cannot read.
+            StoreError: the text is damaged, or was written by another version whose format this one cannot read.
         """
         try:
             tree = json.loads(text)
@@ -213,15 +212,15 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
     """Read the manifest of the store at ``path``; return it and its text.
 
     Raises:
-        StoreError: no store there, an unfinished one, or one that this version cannot read.
+        StoreError: there is no store, it is unfinished, or this version cannot read it.
     """
     if not path.is_dir():
         raise StoreError(f"no store at {path}; make one with: {BUILD_COMMAND}")
     file = path / MANIFEST_NAME
     if not file.is_file():
         raise StoreError(
-            f"the store at {path} is unfinished (it has no {MANIFEST_NAME}); run the command that began it again, "
-            f"it resumes, or make a new store with: {BUILD_COMMAND}"
+            f"the store at {path} is unfinished (it has no {MANIFEST_NAME}); to resume its build, run the command that "
+            f"began it again, or make a new store with: {BUILD_COMMAND}"
         )
     text = file.read_text(encoding="utf-8")
     return Manifest.from_json(text, file), text

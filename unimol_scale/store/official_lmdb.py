@@ -1,8 +1,9 @@
-"""The LMDB files of Uni-Mol and Uni-Mol2: pickled records in, plain records out; nothing in a file is run.
+"""Reads the LMDB files of Uni-Mol and Uni-Mol2, whose records are pickles, without running any code in them.
 
-One file without a directory. Keys are ASCII decimals (Uni-Mol, Zhou et al. 2023) or 4-byte big-endian integers
-(Uni-Mol2, Ji et al. 2024); a value is the pickle of a dict with ``atoms``, ``coordinates``, ``smi`` and, in the sets
-for fine-tuning, ``target``. Imports LMDB, NumPy and the project's safe reader of pickles.
+Each data set is a single LMDB file, not a directory. Keys are ASCII decimals (Uni-Mol, Zhou et al. 2023) or 4-byte
+big-endian
+integers (Uni-Mol2, Ji et al. 2024). A value is the pickle of a dict with ``atoms``, ``coordinates``, ``smi`` and, in
+the fine-tuning sets, ``target``. Imports LMDB, NumPy and the project's safe pickle reader.
 """
 
 import contextlib
@@ -28,11 +29,11 @@ class OfficialRecord:
     """One molecule as Uni-Mol wrote it.
 
     Attributes:
-        key: of the record in the file, as decimal text.
-        smiles: as written.
-        atoms: symbols of n atoms, hydrogens included as they were.
-        coordinates: [k, n, 3] Å; NaN where a number is not finite.
-        targets: the numbers of ``target``, NaN where None; empty where the file has none.
+        key: key of the record in the file, as decimal text.
+        smiles: as written in the file.
+        atoms: symbols of the n atoms, with whatever hydrogens the file has.
+        coordinates: float32 [k, n, 3] Å; NaN where a number is not finite.
+        targets: the numbers of ``target``, NaN where it is None; empty where the file has no target.
     """
 
     key: str
@@ -44,17 +45,17 @@ class OfficialRecord:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DamagedRecord:
-    """A record that cannot be taken: its key, and what is wrong."""
+    """A record that cannot be used: its key, and what is wrong with it."""
 
     key: str
     problem: str
 
 
 def read_official(path: Path) -> Iterator[OfficialRecord | DamagedRecord]:
-    """Yield every record of a file in the order of its keys' bytes, one at a time.
+    """Yield every record of a file, one at a time, in the byte order of the keys.
 
     Raises:
-        StoreError: the file is not an LMDB file, or has been cut off.
+        StoreError: the file is not an LMDB file, or is truncated.
     """
     with contextlib.closing(open_lmdb(path)) as environment:
         try:
@@ -66,10 +67,10 @@ def read_official(path: Path) -> Iterator[OfficialRecord | DamagedRecord]:
 
 
 def open_lmdb(path: Path) -> lmdb.Environment:
-    """Open a single LMDB file for reading.
+    """Open a single-file LMDB for reading.
 
     Raises:
-        StoreError: it is none, or has been cut off.
+        StoreError: the file is not an LMDB file, or is truncated.
     """
     try:
         environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=True, max_readers=1)
@@ -79,7 +80,7 @@ def open_lmdb(path: Path) -> lmdb.Environment:
     size = path.stat().st_size
     if size < expected:  # reading the missing pages would kill the process
         environment.close()
-        raise StoreError(f"{path} has been cut off: it has {size:,} of {expected:,} bytes; fetch it again")
+        raise StoreError(f"{path} is truncated: it has {size:,} of {expected:,} bytes; fetch it again")
     return environment
 
 
@@ -87,7 +88,7 @@ def key_text(key: bytes) -> str:
     """Return a key as decimal text.
 
     Raises:
-        StoreError: it is of neither generation.
+        StoreError: the key has neither of the two formats.
     """
     if key.isdigit():
         return key.decode("ascii")
@@ -100,7 +101,7 @@ def _record(key: bytes, value: memoryview) -> OfficialRecord | DamagedRecord:
     name = repr(key[:50])
     try:
         name = key_text(key)
-        if len(value) > safe_pickle.MAX_BYTES:  # seen before it is copied
+        if len(value) > safe_pickle.MAX_BYTES:  # checked before it is copied
             raise StoreError(f"its {len(value):,} bytes are more than the {safe_pickle.MAX_BYTES:,} allowed")
         fields = safe_pickle.loads(bytes(value))
         if not isinstance(fields, dict):
@@ -113,7 +114,7 @@ def _record(key: bytes, value: memoryview) -> OfficialRecord | DamagedRecord:
 def _checked(key: str, fields: Mapping[str, Any]) -> OfficialRecord:
     missing = [name for name in ("atoms", "coordinates", "smi") if name not in fields]
     if missing:
-        raise StoreError(f"it has no {', '.join(missing)}")
+        raise StoreError(f"it lacks {', '.join(missing)}")
     if not isinstance(fields["smi"], str):
         raise StoreError("its smi is not a string")
     atoms = fields["atoms"]
@@ -141,15 +142,17 @@ def _coordinates(value: object, num_atoms: int) -> Float32:
         numeric = isinstance(conformer, np.ndarray) and conformer.dtype.kind in "fiu"
         if not numeric or conformer.shape != (num_atoms, 3):
             found = f"an array {list(conformer.shape)}" if numeric else f"a {type(conformer).__name__}"
-            raise StoreError(f"a conformer of its {num_atoms} atoms is {found}, not numbers [{num_atoms}, 3]")
+            raise StoreError(
+                f"a conformer of its {num_atoms} atoms is {found}, not an array of numbers [{num_atoms}, 3]"
+            )
     with np.errstate(over="ignore"):
         coordinates: Float32 = np.stack(list(conformers)).astype(np.float32)
-    coordinates[~np.isfinite(coordinates)] = np.nan  # whoever takes the record judges each conformer by itself
+    coordinates[~np.isfinite(coordinates)] = np.nan  # callers check each conformer
     return coordinates
 
 
 def _targets(value: object) -> tuple[float, ...]:
-    """Return the numbers of a target: one, or a flat list, tuple or array; nothing when it is text or missing."""
+    """Return the numbers of a target: a single number, or a flat list, tuple or array; () if it is text or missing."""
     if isinstance(value, np.ndarray):
         value = value.reshape(-1).tolist() if value.dtype.kind in "fiub" else None
     values: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
@@ -162,4 +165,4 @@ def _targets(value: object) -> tuple[float, ...]:
     try:
         return tuple(float("nan") if number is None else float(number) for number in values)
     except OverflowError as error:
-        raise StoreError("a target is too large a number") from error
+        raise StoreError("a target is too large for a float") from error

@@ -1,6 +1,6 @@
-"""Feature codes of an atom or a bond in one integer: a third of the bytes, taken apart again by shifts. NumPy only.
+"""Packs the feature codes of an atom or bond into one integer, a third of the bytes; shifts unpack them. NumPy only.
 
-Each feature gets the bits that its vocabulary needs, the first feature the lowest ones.
+Each feature takes the bits that its vocabulary needs, starting with the first feature in the lowest bits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,12 +21,12 @@ def _shifts(widths: list[int]) -> npt.NDArray[np.uint32]:
 
 
 def num_bits(vocabularies: Vocabularies) -> int:
-    """Return how many bits the codes of one atom or bond take."""
+    """Return how many bits the codes of one atom or bond need."""
     return sum(_widths(vocabularies))
 
 
 def pack(codes: npt.NDArray[np.uint8], vocabularies: Vocabularies) -> npt.NDArray[np.uint32]:
-    """Return codes [R, F], each inside its vocabulary, as one integer a row, uint32 [R]."""
+    """Pack codes [R, F], each within its vocabulary, into one uint32 per row, [R]."""
     assert np.all(codes < np.array([len(words) for words in vocabularies.values()])), "a code outside its vocabulary"
     packed: npt.NDArray[np.uint32] = np.bitwise_or.reduce(
         codes.astype(np.uint32) << _shifts(_widths(vocabularies)), axis=1
@@ -35,7 +35,7 @@ def pack(codes: npt.NDArray[np.uint8], vocabularies: Vocabularies) -> npt.NDArra
 
 
 def unpack(packed: npt.NDArray[Any], vocabularies: Vocabularies) -> npt.NDArray[np.uint8]:
-    """Return the codes, uint8 [R, F], of integers [R]."""
+    """Unpack integers [R] into codes, uint8 [R, F]."""
     widths = _widths(vocabularies)
     masks = (1 << np.array(widths)) - 1
     return ((packed.astype(np.uint32)[:, None] >> _shifts(widths)) & masks.astype(np.uint32)).astype(np.uint8)

@@ -1,8 +1,8 @@
-"""Stores behind a URL: shards are fetched into a cache of bounded size, which all processes of a machine share.
+"""Stores behind a URL: shards are downloaded into a cache of bounded size, shared by all processes of a machine.
 
-A file in the cache is complete or absent. Each shard has a lock file: who fetches or removes it holds it alone, who
-opens it holds it with others; a process that dies lets go. A shard that is removed while mapped stays readable to whom
-has it open. Locks need a cache on a local disk.
+A file in the cache is either complete or absent. Each shard has a lock file: a process that downloads or removes the
+shard locks it exclusively, one that opens it takes a shared lock, and a process that dies releases its locks. A shard
+that is removed while mapped stays readable for the processes that have it open. Locks need a cache on a local disk.
 """
 
 import contextlib
@@ -31,9 +31,9 @@ from unimol_scale.store.manifest import MANIFEST_NAME, Manifest, ShardEntry
 from unimol_scale.store.shards import Store
 from unimol_scale.store.source import MAX_OPEN
 
-# Ranks wait for the one that fetches, and fail together after zero.timeout_minutes.
+# The other ranks wait for the one that downloads; after zero.timeout_minutes all fail together.
 FETCHING = FetchOptions(longest_wait_s=60.0)
-ROOM_S = 600.0  # to wait for others' downloads to end
+ROOM_S = 600.0  # how long to wait for other processes' downloads to finish
 PART = ".part"
 DEFAULT_CACHE, DEFAULT_CACHE_BYTES = Path("~/.cache/unimol-scale"), 20 * 2**30
 
@@ -47,12 +47,12 @@ def open_remote_store(url: str, cache: Path, cache_bytes: int) -> Store:
     """Open a finished store behind a URL of any scheme that fsspec knows.
 
     Args:
-        url: of its directory.
-        cache: local directory for its shards; each store has a folder of its own in it.
-        cache_bytes: most bytes of shards kept.
+        url: URL of the store's directory.
+        cache: local directory for shards; each store has its own folder in it.
+        cache_bytes: upper limit on the bytes of cached shards.
 
     Raises:
-        StoreError: there is no such store, it cannot be had, or a shard is larger than the cache.
+        StoreError: there is no such store, it cannot be downloaded, or a shard is larger than the cache.
     """
     files = RemoteFiles(url)
     text = files.read(MANIFEST_NAME).decode()
@@ -69,7 +69,7 @@ def open_remote_store(url: str, cache: Path, cache_bytes: int) -> Store:
 
 
 class RemoteFiles:
-    """The files under a URL, fetched with the patience of every download."""
+    """The files under a URL, downloaded with the retries of every download."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
@@ -83,17 +83,17 @@ class RemoteFiles:
         """Return a small file.
 
         Raises:
-            StoreError: it cannot be had; names the file and the URL.
+            StoreError: the file cannot be downloaded; the message names the file and the URL.
         """
         with self._told(file):
             transport, root = self._connect()
             return read_patiently(f"{root}/{file}", transport, FETCHING)
 
     def fetch(self, entry: ShardEntry, target: Path, part: Path) -> None:
-        """Bring a shard to ``target``; ``part`` is its unfinished file, with which it goes on.
+        """Download a shard to ``target``, resuming from the unfinished file ``part`` if there is one.
 
         Raises:
-            StoreError: it cannot be had, has other content than the manifest says, or does not fit on the disk.
+            StoreError: the shard cannot be downloaded, its content differs from the manifest, or the disk is full.
         """
         content = Content(bytes=entry.bytes, sha256=entry.sha256)
         with self._told(entry.file):
@@ -109,32 +109,32 @@ class RemoteFiles:
 
     @contextlib.contextmanager
     def _told(self, file: str) -> Iterator[None]:
-        """Tell what goes wrong in the block with the names of the file and the URL."""
+        """Reraise errors of the block as ``StoreError`` with the names of the file and the URL."""
         try:
             yield
         except MissingError as error:
             raise StoreError(
-                f"{self.url} gives no {file}: is it the URL of a finished store, and may you read it? ({error})"
+                f"cannot read {file} from {self.url}: is it the URL of a finished store, and may you read it? ({error})"
             ) from error
         except GivenUpError as error:
             raise StoreError(
-                f"{file} of {self.url} cannot be fetched after {error.tries} tries: {error.reason}"
+                f"{file} of {self.url} could not be downloaded in {error.tries} tries: {error.reason}"
             ) from error
         except UnwritableError as error:
             full = error.cause is not None and error.cause.errno in (errno.ENOSPC, errno.EDQUOT)
-            what = "there is no space on disk" if full else "the disk does not take it"
-            raise StoreError(f"{file} of {self.url} cannot be kept in the cache, {what}: {error.cause}") from error
+            what = "because the disk is full" if full else "because writing to the disk failed"
+            raise StoreError(f"{file} of {self.url} cannot be cached {what}: {error.cause}") from error
         except SourceError as error:
-            raise StoreError(f"{file} of {self.url} cannot be fetched: {error}") from error
+            raise StoreError(f"{file} of {self.url} cannot be downloaded: {error}") from error
 
 
 class CachedShards:
     """A ``ShardSource`` that keeps some shards of a remote store on disk.
 
     Args:
-        files: of the store.
-        folder: of its cache.
-        cache_bytes: most bytes of complete and coming shards.
+        files: the store's remote files.
+        folder: the store's cache folder.
+        cache_bytes: upper limit on the bytes of shards in the cache, unfinished downloads counted at full size.
     """
 
     def __init__(self, files: RemoteFiles, folder: Path, cache_bytes: int) -> None:
@@ -150,11 +150,11 @@ class CachedShards:
 
     @contextlib.contextmanager
     def holding(self, entry: ShardEntry) -> Iterator[Path]:
-        """Hold the file of a shard, fetched if it is not there; see ``ShardSource``."""
+        """Provide the file of a shard, downloading it if it is absent; see ``ShardSource``."""
         path = self._folder / entry.file
         with _locked(path, shared=True):
             if path.is_file():
-                os.utime(path)  # used last
+                os.utime(path)  # records the last use
                 yield path
                 return
         with _locked(path):
@@ -163,7 +163,7 @@ class CachedShards:
             yield path
 
     def prefetch(self, entries: Sequence[ShardEntry]) -> None:
-        """Fetch in the background those of the shards, in this order, that fit in the cache together."""
+        """Download in the background, in this order, as many of these shards as fit in the cache together."""
         wanted, room = [], self._limit
         for entry in entries:
             room -= entry.bytes
@@ -175,18 +175,18 @@ class CachedShards:
         self._background.want(wanted)
 
     def _fetch_ahead(self, entry: ShardEntry, wanted: Sequence[ShardEntry]) -> None:
-        """Fetch one shard if it is absent and there is room without giving up any that is wanted."""
+        """Download one shard if it is absent and fits without removing a shard in ``wanted``."""
         path = self._folder / entry.file
         if path.is_file():
             return
         keep = frozenset(self._folder / other.file for other in wanted)
-        # What cannot be had is told by whoever needs it.
+        # An error is not reported here: whoever needs the shard will meet it again.
         with contextlib.suppress(StoreError, OSError), _locked(path):
             if not path.is_file():
                 self._fetch(entry, path, keep, 0.0)
 
     def _fetch(self, entry: ShardEntry, path: Path, keep: frozenset[Path], patience_s: float) -> None:
-        """Make room, fetch, verify, publish; the caller holds the shard's lock alone."""
+        """Make room, then download, verify and publish a shard; the caller holds its lock exclusively."""
         part = path.with_name(f"{path.name}.{entry.bytes}{PART}")
         self._reserve(part, entry.bytes, keep, patience_s)
         try:
@@ -194,11 +194,11 @@ class CachedShards:
             os.utime(path)
         finally:
             with contextlib.suppress(FileNotFoundError):
-                if not part.stat().st_size:  # else somebody goes on with it, unless its room is needed
+                if not part.stat().st_size:  # a partial download is kept for resuming
                     part.unlink()
 
     def _reserve(self, part: Path, size: int, keep: frozenset[Path], patience_s: float) -> None:
-        """Remove shards, those used longest ago first, until ``size`` bytes fit, and claim them with a file."""
+        """Remove the least recently used shards until ``size`` bytes fit, then claim the room by creating ``part``."""
         deadline = time.monotonic() + patience_s
         while True:
             with _locked(self._folder / "cache"):
@@ -218,7 +218,7 @@ class CachedShards:
             time.sleep(0.05)
 
     def _remove(self, file: "_CachedFile") -> bool:
-        """Remove a shard, or what a dead process left of one, unless somebody is at it."""
+        """Remove a shard, or the remains of a dead process's download, unless another process holds its lock."""
         with _locked(file.shard, wait=False) as ours:
             if ours:
                 file.path.unlink(missing_ok=True)
@@ -226,14 +226,14 @@ class CachedShards:
 
 
 def _locked(path: Path, *, shared: bool = False, wait: bool = True) -> contextlib.AbstractContextManager[bool]:
-    """Return a context in which a file of the cache is locked, if it can be; see ``hold_lock``."""
+    """Return a context that tries to lock a file of the cache and says whether it succeeded; see ``hold_lock``."""
     lock = path.with_name(f"{path.name}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     return hold_lock(lock, shared=shared, wait=wait)
 
 
 class _CachedFile:
-    """A complete or coming shard in the cache: its file, the shard's own path, bytes now or in the end, last use."""
+    """A shard in the cache, complete or being downloaded: its file, the shard's path, its final size and last use."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -248,13 +248,13 @@ class _CachedFile:
 
 def _cached(folder: Path) -> Iterator[_CachedFile]:
     for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # published in the meantime: counted under its new name
+        with contextlib.suppress(FileNotFoundError):  # completed meanwhile and renamed; counted under its new name
             if path.is_file() and path.suffix != ".lock":
                 yield _CachedFile(path)
 
 
 class _Background:
-    """A thread that fetches shards ahead, in the order in which they are wanted."""
+    """A thread that downloads shards ahead, in the order in which they will be needed."""
 
     def __init__(self, fetch: Callable[[ShardEntry, Sequence[ShardEntry]], None]) -> None:
         self._fetch = fetch

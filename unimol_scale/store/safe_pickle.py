@@ -1,8 +1,9 @@
-"""Pickles of arrays and plain containers, read without running anything that they name. Imports NumPy only.
+"""Reads pickles of arrays and plain containers without running anything that they name. Imports NumPy only.
 
-A pickle is a program for a stack machine whose ``REDUCE`` calls whatever the file names. Here the machine has no such
-call: the five names with which NumPy writes arrays are tokens that this file knows how to build arrays from, and every
-other name, and every opcode that makes objects of other classes, is refused. Opcodes: the standard ``pickletools``.
+A pickle is a program for a stack machine whose ``REDUCE`` opcode calls whatever the file names. This machine calls
+nothing: the five names that NumPy uses to write arrays are tokens from which this file builds arrays itself. It
+refuses every other name, and every opcode that creates objects of other classes. Opcodes are parsed by the standard
+library's ``pickletools``.
 """
 
 import dataclasses
@@ -48,7 +49,7 @@ NAMES: dict[tuple[str, str], _Name] = {
 
 @dataclasses.dataclass
 class _Dtype:
-    """A dtype, whose byte order comes after its code."""
+    """A dtype; its byte order arrives after its code."""
 
     code: str
     order: str = "="
@@ -59,7 +60,7 @@ class _Dtype:
 
 @dataclasses.dataclass
 class _UnfilledArray:
-    """An array whose content comes in a later ``BUILD``; ``memo`` is where the machine remembers it."""
+    """An array whose content arrives in a later ``BUILD``; ``memo`` is its slot in the machine's memo."""
 
     memo: list[int] = dataclasses.field(default_factory=list)
 
@@ -83,13 +84,13 @@ IGNORED = frozenset(["PROTO", "FRAME", "STOP"])
 
 
 def loads(data: bytes) -> Any:  # noqa: ANN401
-    """Return what a pickle holds: arrays of numbers or text, lists, tuples, dicts, strings, bytes, numbers, None.
+    """Return the content of a pickle: arrays of numbers or text, lists, tuples, dicts, strings, bytes, numbers, None.
 
     Raises:
-        StoreError: the pickle is damaged, too large, or names anything else; the message has the name.
+        StoreError: the pickle is damaged, too large, or names anything else; the message gives the name.
     """
     if len(data) > MAX_BYTES:
-        raise StoreError(f"its {len(data):,} bytes are more than the {MAX_BYTES:,} that one value may have")
+        raise StoreError(f"its {len(data):,} bytes exceed the limit of {MAX_BYTES:,} for one value")
     machine = _Machine()
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
@@ -105,7 +106,7 @@ def loads(data: bytes) -> Any:  # noqa: ANN401
 
 
 class _Machine:
-    """The stack and the memo of the pickle machine; a malformed program raises one of the errors ``loads`` catches."""
+    """The stack and memo of the pickle machine; a malformed program raises one of the errors that ``loads`` catches."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
@@ -156,7 +157,7 @@ class _Machine:
             raise ValueError("pairs are added to something that is not a dict")
         if not all(
             isinstance(key, str) for key in items[::2]
-        ):  # strings hash unpredictably, so none are made to collide
+        ):  # string hashes are salted, so keys cannot be crafted to collide
             raise StoreError("a dict in it has a key that is not a string")
         self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
@@ -168,7 +169,7 @@ class _Machine:
     def _name(self, module: object, name: object) -> None:
         token = NAMES.get((module, name)) if isinstance(module, str) and isinstance(name, str) else None
         if token is None:
-            raise StoreError(f"its pickle names {module!s:.100}.{name!s:.100}, which is refused and was not run")
+            raise StoreError(f"its pickle names {module!s:.100}.{name!s:.100}, which is not allowed; nothing was run")
         self.stack.append(token)
 
     def _reduce(self) -> None:
@@ -184,7 +185,7 @@ class _Machine:
             dtype, data = arguments
             self.stack.append(_array(data, dtype, (1,), False)[0].item())
         else:
-            raise StoreError("its pickle calls something that is not an array constructor; it was not run")
+            raise StoreError("its pickle calls something other than an array constructor; nothing was run")
 
     def _build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]

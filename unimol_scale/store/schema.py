@@ -1,7 +1,7 @@
-"""What a store holds: vocabularies, one molecule as a record, many as flat columns. Imports NumPy and Arrow only.
+"""The content of a store: vocabularies, one molecule as a record, and many as flat columns. Imports NumPy and Arrow.
 
-The Arrow schema here is the format on disk, of both backends. Shapes use n atoms, m bonds and k conformers of one
-molecule; B molecules with A atoms and E bonds in all.
+The Arrow schema in this file is the on-disk format of both backends. Shapes: one molecule has n atoms, m bonds and k
+conformers; B molecules have A atoms and E bonds in total.
 """
 
 import dataclasses
@@ -17,16 +17,17 @@ from unimol_scale.errors import StoreError
 from unimol_scale.store.packing import pack
 
 SCHEMA_VERSION = 2
-ATOM_LABELS_VERSION = 3  # of a store with labels of atoms, which programs of before cannot read
+ATOM_LABELS_VERSION = 3  # schema with atom labels, which earlier versions of the program cannot read
 COORDINATE_SCALE = 0.001  # Å per unit of the int16 coordinates of force-field conformers: ±32.767 Å around the centre
 PLANAR_SCALE = 0.01  # Å per unit of the int16 depiction: long chains are drawn at full length, ±327 Å
 INT16_LIMIT = 32767
-LABEL_PREFIX = "label:"  # of the column of a label
-ATOM_LABEL_PREFIX = "atom_label:"  # of the column of a label of atoms
+LABEL_PREFIX = "label:"  # prefix of a label's column name
+ATOM_LABEL_PREFIX = "atom_label:"  # prefix of an atom label's column name
 
 MISC = "misc"
-# Codes are positions in these lists, in the order of the Open Graph Benchmark (OGB) and of the released weights; a
-# value outside a list that ends in "misc" takes that last code.
+# Codes are positions in these lists, in the order of the Open Graph Benchmark (OGB) and of the released weights. A
+# value
+# that is not in a list ending in "misc" gets that last code.
 ATOM_VOCABULARIES: dict[str, tuple[str, ...]] = {
     "chirality": ("UNSPECIFIED", "TETRAHEDRAL_CW", "TETRAHEDRAL_CCW", "OTHER", MISC),
     "degree": (*map(str, range(11)), MISC),
@@ -56,7 +57,7 @@ Float64 = npt.NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True)
 class AtomLabel:
-    """A label of every atom of every conformer: how many numbers it is, and their unit."""
+    """A label of every atom in every conformer: how many numbers per atom, and their unit."""
 
     width: int
     unit: str
@@ -66,7 +67,7 @@ ATOM_LABELS = {"forces": AtomLabel(3, "kcal/mol/Å"), "charges": AtomLabel(1, "e
 
 
 class ConformerOrigin(enum.IntEnum):
-    """How the coordinates of a conformer came about."""
+    """Where the coordinates of a conformer come from."""
 
     FILE = 0  # read from the source, method unknown
     DFT = 1  # read from the source, density functional theory
@@ -74,26 +75,26 @@ class ConformerOrigin(enum.IntEnum):
     MMFF_UNCONVERGED = 3
     UFF = 4  # ETKDG, then UFF to convergence, where MMFF94 has no parameters
     UFF_UNCONVERGED = 5
-    ETKDG = 6  # no force field has parameters
-    FLAT = 7  # a 2D depiction in place of a conformer: delivered by the source, or all that was asked for
+    ETKDG = 6  # ETKDG alone: no force field has parameters
+    FLAT = 7  # a 2D depiction instead of a conformer: from the source, or because only 2D was asked for
 
 
 class ConformerStereo(enum.IntEnum):
-    """How the stereo of a conformer compares with that of its SMILES."""
+    """How the stereochemistry of a conformer compares with that of its SMILES."""
 
-    AS_GIVEN = 0  # the SMILES gives every stereo element, and the conformer has them
-    OPEN = 1  # the SMILES leaves some open, so conformers may be different stereoisomers; those it gives are there
-    CHANGED = 2  # an element that the SMILES gives is another one in the conformer
+    AS_GIVEN = 0  # the SMILES specifies every stereo element, and the conformer agrees
+    OPEN = 1  # the SMILES leaves some unspecified, so conformers may be different stereoisomers; specified ones agree
+    CHANGED = 2  # the conformer differs from the SMILES in a specified element
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """What the columns on disk depend on beside the schema version.
+    """What the columns on disk depend on besides the schema version.
 
     Attributes:
         coordinate_scale: Å per unit when coordinates are int16, None when they are float32 Å.
         labels: names of the label columns, in order.
-        atom_labels: names among ``ATOM_LABELS`` of those that the records have, in order.
+        atom_labels: names of the atom labels in the records, a subset of ``ATOM_LABELS``, in order.
     """
 
     coordinate_scale: float | None = COORDINATE_SCALE
@@ -103,25 +104,25 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MoleculeRecord:
-    """One molecule; its atom order is that of ``smiles``.
+    """One molecule. Atoms are in the order of ``smiles``.
 
     Attributes:
-        id: name given by the source, or made from the row number.
+        id: name from the source, or made from the row number.
         smiles: canonical, isomeric, without explicit hydrogens.
-        atomic_number: [n].
+        atomic_number: uint8 [n].
         atom_features: [n, 8] raw codes of ``ATOM_VOCABULARIES``.
-        bond_index: [m, 2] atom numbers; each bond once.
+        bond_index: [m, 2] atom indices; each bond once.
         bond_features: [m, 3] raw codes of ``BOND_VOCABULARIES``.
-        coordinates: [k, n, 3] Å, each conformer centred on its mean; k ≥ 1.
+        coordinates: [k, n, 3] Å, k ≥ 1; each conformer is centred on its mean.
         planar_coordinates: [n, 2] Å, the 2D depiction, centred.
         conformer_origin: [k] codes of ``ConformerOrigin``.
         conformer_stereo: [k] codes of ``ConformerStereo``.
-        energy: [k] kcal/mol; NaN where there is none. A force field's as it is; of a file's conformers, above the
-            lowest of the molecule's.
+        energy: [k] kcal/mol; NaN where there is none. Force-field energies are absolute; energies from a file are
+            relative to the molecule's lowest.
         scaffold: hash of the Murcko scaffold, 64 bits.
         key: hash of ``smiles``, 64 bits.
-        labels: one number for each label of the store, in their order and units; NaN where it is missing.
-        atom_labels: name → [k, n, w] in the units of ``ATOM_LABELS``; NaN where it is missing.
+        labels: one number per label of the store, in the store's order and units; NaN where missing.
+        atom_labels: name → [k, n, w] in the units of ``ATOM_LABELS``; NaN where missing.
     """
 
     id: str
@@ -161,18 +162,18 @@ class MoleculeRecord:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MoleculeColumns:
-    """B molecules as flat columns: what ``StoreSplit.gather`` returns. Nothing is padded.
+    """B molecules as flat columns without padding, as ``StoreSplit.gather`` returns them.
 
     Attributes:
         num_atoms: int32 [B].
         num_bonds: int32 [B].
         atomic_number: uint8 [A].
         atom_features: uint8 [A, 8] raw codes.
-        bond_index: int32 [E, 2] atom numbers within the molecule, from 0; each bond once.
+        bond_index: int32 [E, 2] atom indices within the molecule, from 0; each bond once.
         bond_features: uint8 [E, 3] raw codes.
         coordinates: float32 [A, 3] Å, centred per molecule.
         planar_coordinates: float32 [A, 3] Å, centred per molecule, z = 0.
-        conformer_origin: uint8 [B] codes of ``ConformerOrigin``, of the conformer chosen.
+        conformer_origin: uint8 [B] codes of ``ConformerOrigin`` for the chosen conformers.
         labels: float64 [B, L] in the order and units of the manifest; NaN where missing.
     """
 
@@ -212,7 +213,7 @@ class MoleculeColumns:
 
 
 def ragged_indices(starts: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> Int64:
-    """Return the positions of B runs laid end to end: run b is starts[b], starts[b] + 1, …, lengths[b] of them."""
+    """Return the positions of B runs laid end to end; run b is starts[b], starts[b] + 1, …, lengths[b] in all."""
     lengths = lengths.astype(np.int64, copy=False)
     shift = starts.astype(np.int64, copy=False) - _starts(lengths)
     return np.repeat(shift, lengths) + np.arange(int(lengths.sum()), dtype=np.int64)
@@ -224,16 +225,16 @@ def _starts(lengths: npt.NDArray[Any]) -> Int64:
 
 
 def arrow_schema(layout: Layout) -> pa.Schema:
-    """Return the schema on disk: the fixed columns, then one float64 column for each label, then labels of atoms."""
+    """Return the on-disk schema: the fixed columns, then one float64 column per label, then the atom labels."""
     number = pa.float32() if layout.coordinate_scale is None else pa.int16()
     columns = {
         "id": pa.string(),
         "smiles": pa.string(),
         "atomic_number": _list(pa.uint8()),
-        "atom_features": _list(pa.uint32()),  # the eight codes of an atom, packed
+        "atom_features": _list(pa.uint32()),  # eight codes per atom, packed
         "bond_index": _list(pa.list_(_item(pa.uint16()), 2)),
-        "bond_features": _list(pa.uint8()),  # the three codes of a bond, packed
-        "coordinates": _list(pa.list_(_item(number), 3)),  # conformer after conformer: k·n triples
+        "bond_features": _list(pa.uint8()),  # three codes per bond, packed
+        "coordinates": _list(pa.list_(_item(number), 3)),  # k·n triples, conformer by conformer
         "planar_coordinates": _list(pa.list_(_item(pa.int16()), 2)),
         "conformer_origin": _list(pa.uint8()),
         "conformer_stereo": _list(pa.uint8()),
@@ -241,7 +242,7 @@ def arrow_schema(layout: Layout) -> pa.Schema:
         "scaffold": pa.uint64(),
         "key": pa.uint64(),
         **{f"{LABEL_PREFIX}{name}": pa.float64() for name in layout.labels},
-        **{  # conformer after conformer: k·n of them
+        **{  # k·n values, conformer by conformer
             f"{ATOM_LABEL_PREFIX}{name}": _list(pa.list_(_item(pa.float32()), ATOM_LABELS[name].width))
             for name in layout.atom_labels
         },
@@ -258,7 +259,7 @@ def _list(kind: pa.DataType) -> pa.DataType:
 
 
 def encode(records: Sequence[MoleculeRecord], layout: Layout) -> pa.RecordBatch:
-    """Return records, each with a label for each of the layout's, as one Arrow batch.
+    """Return records as one Arrow batch; each record must have a value for every label of the layout.
 
     Raises:
         StoreError: a coordinate does not fit in 16 bits at the layout's scale.
@@ -288,7 +289,7 @@ def encode(records: Sequence[MoleculeRecord], layout: Layout) -> pa.RecordBatch:
 
 
 def _atom_label(record: MoleculeRecord, name: str) -> Float32:
-    """Return a label of the atoms of a record, conformer after conformer: [k·n, w]; NaN where it has none."""
+    """Return one atom label of a record, conformer by conformer: [k·n, w]; NaN where the record has none."""
     width = ATOM_LABELS[name].width
     values = record.atom_labels.get(name)
     if values is None:
@@ -297,14 +298,14 @@ def _atom_label(record: MoleculeRecord, name: str) -> Float32:
 
 
 def quantise(coordinates: Float32, scale: float | None, name: str) -> npt.NDArray[Any]:
-    """Return coordinates in Å as int16 multiples of ``scale``, or unchanged when it is None.
+    """Return coordinates in Å as int16 multiples of ``scale``, or unchanged if ``scale`` is None.
 
     Raises:
-        StoreError: a value is not finite or does not fit; names the molecule ``name``.
+        StoreError: a value is not finite or does not fit in 16 bits; the message names the molecule ``name``.
     """
     limit = np.inf if scale is None else INT16_LIMIT * scale
     if not np.all(np.abs(coordinates) < limit):
-        raise StoreError(f"molecule {name!r} reaches beyond ±{limit:.1f} Å of its centre or is not finite")
+        raise StoreError(f"molecule {name!r} has coordinates beyond ±{limit:.1f} Å from its centre, or not finite")
     return coordinates if scale is None else np.rint(coordinates / np.float32(scale)).astype(np.int16)
 
 

@@ -42,7 +42,7 @@ BACKENDS: dict[Backend, Any] = {"arrow": arrow_backend, "lmdb": lmdb_backend}
 
 
 class Shard(Protocol):
-    """What a backend offers for reading."""
+    """The reading interface of a backend."""
 
     @property
     def num_atoms(self) -> Int32:
@@ -56,7 +56,7 @@ class Shard(Protocol):
         """Return the atoms and the conformers of the molecules ``rows`` [B]."""
 
     def views(self, rows: Int64) -> tuple[ColumnViews, Int64]:
-        """Return columns that contain the molecules ``rows``, and where in them they stand."""
+        """Return columns that contain the molecules ``rows`` [B], and the row of each in these columns, [B]."""
 
     def close(self) -> None:
         """Release the file."""
@@ -66,20 +66,20 @@ def open_shard(path: Path, backend: Backend, layout: Layout) -> Shard:
     """Open one shard for reading.
 
     Raises:
-        StoreError: it is not a shard of that backend.
+        StoreError: the file is not a shard of that backend.
     """
     opener = arrow_backend.ArrowShard if backend == "arrow" else lmdb_backend.LmdbShard
     return opener(path, layout)
 
 
 class StoreSplit:
-    """The molecules of one split, numbered from 0 in store order. Safe to pickle: files are reopened in each process.
+    """The molecules of one split, numbered from 0 in store order. Can be pickled: each process reopens the files.
 
     Args:
-        source: of the files.
+        source: where the shard files come from.
         entry: the split's shards.
         backend: format of the shards.
-        layout: of the records.
+        layout: layout of the records.
 
     Attributes:
         entry: the split's shards.
@@ -90,9 +90,9 @@ class StoreSplit:
         self.entry = entry
         self._backend: Backend = backend
         self._layout = layout
-        # First row of each shard, and the row after the last.
+        # First row of each shard, then the total number of rows.
         self._bounds: Int64 = np.cumsum([0, *(shard.rows for shard in entry.shards)], dtype=np.int64)
-        # Those used last come last.
+        # Open shards by number; the most recently used comes last.
         self._open: dict[int, Shard] = {}
         self._owner = os.getpid()
 
@@ -133,14 +133,14 @@ class StoreSplit:
         return np.concatenate([np.zeros(0, np.int32), *parts])
 
     def sizes(self, indices: Int64) -> tuple[Int32, Int32]:
-        """Return the atoms and the conformers of the molecules ``indices`` [B], both int32 [B]; opens their shards."""
+        """Return the atoms and conformers of the molecules ``indices`` [B], each int32 [B]. This opens their shards."""
         num_atoms, num_conformers = (np.empty(len(indices), np.int32) for _ in range(2))
         for positions, shard, rows in self._by_shard(indices):
             num_atoms[positions], num_conformers[positions] = shard.sizes(rows)
         return num_atoms, num_conformers
 
     def _by_shard(self, indices: Int64) -> Iterator[tuple[Int64, Shard, Int64]]:
-        """Yield for each shard concerned: positions in ``indices``, the shard, and its rows."""
+        """Yield, for each shard involved: positions in ``indices``, the shard, and the rows in it."""
         if len(indices) and (indices.min() < 0 or indices.max() >= len(self)):
             raise IndexError(f"molecule indices must be in [0, {len(self)}), got {indices.min()}…{indices.max()}")
         numbers = np.searchsorted(self._bounds, indices, side="right") - 1
@@ -149,7 +149,7 @@ class StoreSplit:
             yield positions, self._shard(number), indices[positions] - self._bounds[number]
 
     def _locate(self, indices: Int64) -> Iterator[tuple[Int64, ColumnViews, Int64]]:
-        """Yield for each shard concerned: positions in ``indices``, columns, and the rows in those columns."""
+        """Yield, for each shard involved: positions in ``indices``, columns, and the rows in those columns."""
         for positions, shard, rows in self._by_shard(indices):
             yield positions, *shard.views(rows)
 
@@ -157,11 +157,11 @@ class StoreSplit:
         """Return molecules in the order asked for.
 
         Args:
-            indices: [B] molecules, with repeats if you like; B ≥ 1.
-            conformers: [B] which conformer of each; None takes the first.
+            indices: [B] molecules; repeats are allowed; B ≥ 1.
+            conformers: [B] conformer of each molecule; None takes the first.
 
         Raises:
-            IndexError: a molecule or a conformer that does not exist.
+            IndexError: a molecule or conformer does not exist.
             StoreError: a shard is missing or damaged.
         """
         indices = np.asarray(indices, np.int64)
@@ -172,7 +172,10 @@ class StoreSplit:
             available = views.conformer_offsets[rows + 1] - views.conformer_offsets[rows]
             if np.any(wrong := (chosen[positions] < 0) | (chosen[positions] >= available)):
                 at = positions[wrong][0]
-                raise IndexError(f"molecule {indices[at]} has {available[wrong][0]} conformers, not one {chosen[at]}")
+                raise IndexError(
+                    f"molecule {indices[at]} has {available[wrong][0]} conformers, so there is no conformer "
+                    f"{chosen[at]}"
+                )
             parts.append(views.gather(rows, chosen[positions], self._layout.coordinate_scale))
             order.append(positions)
         if len(parts) == 1:
@@ -183,10 +186,10 @@ class StoreSplit:
         """Return molecules with all their conformers, in the order asked for.
 
         Args:
-            indices: [B] molecules, with repeats if you like.
+            indices: [B] molecules; repeats are allowed.
 
         Raises:
-            IndexError: a molecule that does not exist.
+            IndexError: a molecule does not exist.
             StoreError: a shard is missing or damaged.
         """
         found: dict[int, MoleculeRecord] = {}
@@ -203,15 +206,15 @@ class StoreSplit:
         return values
 
     def ids(self, indices: Int64) -> list[str]:
-        """Return the names that the source gave the molecules ``indices`` [B]."""
+        """Return the source's names of the molecules ``indices`` [B]."""
         return self._text(indices, "id")
 
     def smiles(self, indices: Int64) -> list[str]:
-        """Return the canonical SMILES of the molecules ``indices`` [B]; their atom order is the records'."""
+        """Return the canonical SMILES of the molecules ``indices`` [B]; the records list atoms in the same order."""
         return self._text(indices, "smiles")
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """Return one whole column of the split, such as "scaffold", in store order. Reads every record of LMDB."""
+        """Return one whole column of the split, such as "scaffold", in store order. LMDB reads every record for it."""
         chunks = []
         for number, entry in enumerate(self.entry.shards):
             views, _ = self._shard(number).views(np.arange(entry.rows))
@@ -223,13 +226,14 @@ class Store:
     """A finished store. Open one with ``open_store``.
 
     Attributes:
-        path: its directory; of a remote store, that of its cache.
-        location: its directory or URL, to be named in messages.
-        manifest: what is in it.
-        manifest_sha256: hash of ``manifest.json``; it names the data of a run, since it covers every shard's hash.
+        path: its directory; for a remote store, its cache directory.
+        location: its directory or URL, for messages.
+        manifest: the content of ``manifest.json``.
+        manifest_sha256: hash of ``manifest.json``. It identifies the data of a run, since it covers the hash of every
+            shard.
 
     Args:
-        source: of its files; None: the directory.
+        source: where its files come from; None means the directory itself.
     """
 
     def __init__(self, path: Path, manifest: Manifest, text: str, source: ShardSource | None = None) -> None:
@@ -255,17 +259,17 @@ def open_store(path: Path | str) -> Store:
     """Open a finished store for reading; its files are opened when first needed.
 
     Raises:
-        StoreError: missing, unfinished, or of an unsupported schema version.
+        StoreError: the store is missing, unfinished, or has an unsupported schema version.
     """
     path = Path(path)
     return Store(path, *read_manifest(path))
 
 
 def write_shard(root: Path, file: str, batch: pa.RecordBatch, backend: Backend) -> ShardEntry:
-    """Commit one shard and return its line of the manifest.
+    """Commit one shard and return its manifest entry.
 
     Args:
-        root: the store.
+        root: directory of the store.
         file: path within the store, without suffix.
         batch: columns of ``arrow_schema``.
         backend: file format.
@@ -282,7 +286,7 @@ def write_shard(root: Path, file: str, batch: pa.RecordBatch, backend: Backend) 
 
 
 def content_counts(batch: pa.RecordBatch) -> dict[str, Any]:
-    """Return what a shard's line of the manifest says of its content: every key but its file, bytes and hash."""
+    """Return the part of a shard's manifest entry that describes its content: all but file, bytes and hash."""
     views = ColumnViews.of(batch)
     names = [name.removeprefix(LABEL_PREFIX) for name in batch.schema.names if name.startswith(LABEL_PREFIX)]
     return {
@@ -303,13 +307,13 @@ def _tally(codes: npt.NDArray[np.uint8], kinds: type[enum.IntEnum]) -> dict[str,
 
 
 def size_histogram(num_atoms: Iterable[int]) -> dict[str, int]:
-    """Return atoms (as text, ascending) → molecules."""
+    """Return the number of molecules by number of atoms; keys are text, in ascending order."""
     counts = collections.Counter(num_atoms)
     return {str(size): counts[size] for size in sorted(counts)}
 
 
 def write_manifest(root: Path, manifest: Manifest) -> None:
-    """Commit ``manifest.json``, which makes the directory a finished store: call it last."""
+    """Commit ``manifest.json``, which turns the directory into a finished store. Call it last."""
     commit_text(root / MANIFEST_NAME, manifest.to_json())
 
 
@@ -317,7 +321,7 @@ def read_shard(store: Store, entry: ShardEntry) -> pa.RecordBatch:
     """Return all records of one shard as one batch.
 
     Raises:
-        StoreError: the shard is missing or does not decode.
+        StoreError: the shard is missing or cannot be decoded.
     """
     shard = open_shard(store.path / entry.file, store.manifest.backend, store.manifest.layout)
     with contextlib.closing(shard):

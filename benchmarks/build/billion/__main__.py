@@ -42,20 +42,22 @@ WINDOW = 256  # shards that a process keeps open
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = module_parser(COMMAND, __doc__ or "")
-    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 10_000_000], help="of each build")
-    parser.add_argument("--task-size", type=int, default=1000, help="rows in a piece, as configs/build/uni-mol2.yaml")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 10_000_000], help="rows of each build")
+    parser.add_argument(
+        "--task-size", type=int, default=1000, help="rows per piece; the default is that of configs/build/uni-mol2.yaml"
+    )
     parser.add_argument("--workers", type=int, default=usable_cores())
-    parser.add_argument("--batch-size", type=int, default=1024, help="molecules of a training step")
-    parser.add_argument("--ranks", type=int, default=64, help="of the run whose first rank is tried")
-    parser.add_argument("--steps", type=int, default=4, help="training steps to load from each beginning")
-    parser.add_argument("--directory", type=Path, help="where stores go (default: a temporary directory)")
+    parser.add_argument("--batch-size", type=int, default=1024, help="molecules per training step")
+    parser.add_argument("--ranks", type=int, default=64, help="ranks of the simulated run; only rank 0 is started")
+    parser.add_argument("--steps", type=int, default=4, help="training steps to load from each start")
+    parser.add_argument("--directory", type=Path, help="directory for the stores (default: a temporary one)")
     parser.add_argument("--output", type=Path, default=RESULTS / "billion.md")
     parser.add_argument("--only", help=argparse.SUPPRESS)  # one measurement, in a process of its own
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what was asked for and write the tables of all that was ever measured."""
+    """Measure what was requested, and write the tables of all measurements so far."""
     options = build_parser().parse_args(arguments)
     if options.only is not None:
         _measure(json.loads(options.only))
@@ -77,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _keep(output: Path, name: str, measured: Tree) -> None:
-    """Put a measurement beside the report, with the day and the machine."""
+    """Store a measurement beside the report, with the date and the machine."""
     machine = f"{processor()}, {usable_cores()} cores; Ray {ray.__version__}, Arrow {pyarrow.__version__}"
     day = f"{datetime.datetime.now(tz=datetime.timezone.utc):%Y-%m-%d}"
     write_json(output.with_suffix("") / f"{name}.json", {"day": day, "machine": machine, "measured": measured})

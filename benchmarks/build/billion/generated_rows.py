@@ -1,7 +1,7 @@
-"""Rows that were never molecules: hashes, scaffolds, sizes and text distributed as ZINC20's. Imports Arrow and NumPy.
+"""Generated rows, distributed like ZINC20's: hashes, scaffolds, sizes and text. Imports Arrow and NumPy.
 
-Everything about a row follows from its number, so that any process makes any chunk, and the same one each time. The
-distributions were fitted once to the tranches that ``ZINC20`` names; see ``benchmarks/results/billion.md``.
+A row depends only on its number, so any process can make any chunk and always makes the same one. The distributions
+were fitted once to the tranches that ``ZINC20`` names; see ``benchmarks/results/billion.md``.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from conformer_gen.sources.molecule import SourceMolecule
 from unimol_scale.store.schema import ConformerOrigin, Int64, Layout, MoleculeRecord, encode
 
 UInt64 = npt.NDArray[np.uint64]
-# What a row's number is mixed with, so that its draws are independent.
+# A row's number is mixed with these, so that its draws are independent.
 DUPLICATE, EARLIER, REJECTED, SCAFFOLD, TEXT, KEY, SHARED, FAILED = range(100, 108)
 SEED = 20
 # Parts of SMILES that stay valid in any order; a molecule is a dozen of them and a carbon.
@@ -53,19 +53,19 @@ RECORD_LAYOUT = Layout()
 class RowDistribution:
     """How rows are distributed.
 
-    Two scaffolds have shares of their own: none at all, and the commonest. The others are ranked: a molecule has that
-    of rank r if a Lomax variable, for which P(R > r) = (1 + r / scale)^-shape, falls into [r, r + 1).
+    Two scaffolds have shares of their own: no scaffold, and the commonest one. The others are ranked: a molecule has
+    the scaffold of rank r if a Lomax variable, for which P(R > r) = (1 + r / scale)^-shape, falls into [r, r + 1).
 
     Attributes:
-        shape: of the Lomax distribution.
-        scale: of it, in scaffolds.
-        acyclic: share of molecules without a ring.
-        commonest: share of molecules with the commonest scaffold, benzene.
-        duplicates: share of the rows whose molecule came before.
-        rejected: share of the rows that are no molecule.
-        failed: share of the molecules that get no conformer.
-        mean_atoms: heavy atoms of a molecule.
-        sd_atoms: their standard deviation.
+        shape: shape of the Lomax distribution.
+        scale: its scale, in scaffolds.
+        acyclic: fraction of molecules without a ring.
+        commonest: fraction of molecules with the commonest scaffold, benzene.
+        duplicates: fraction of rows whose molecule has occurred before.
+        rejected: fraction of rows that are not molecules.
+        failed: fraction of molecules that get no conformer.
+        mean_atoms: mean number of heavy atoms of a molecule.
+        sd_atoms: standard deviation of that number.
     """
 
     shape: float
@@ -84,7 +84,7 @@ class RowDistribution:
         return np.where(self._drawn(rows, DUPLICATE, self.duplicates), earlier, rows)
 
     def rejects(self, rows: UInt64) -> npt.NDArray[np.bool_]:
-        """Return which rows are no molecule, [R]."""
+        """Return which rows are not molecules, [R]."""
         return self._drawn(rows, REJECTED, self.rejected)
 
     def fails(self, rows: UInt64) -> npt.NDArray[np.bool_]:

@@ -14,12 +14,12 @@ PROC = Path("/proc")
 
 @dataclasses.dataclass(frozen=True)
 class Used:
-    """What was used since the last question.
+    """What was used since the last call.
 
     Attributes:
-        driver_s, tasks_s: processor time of this process, and of all others that it started.
-        driver_bytes: largest memory of this process that is not a file's.
-        task_bytes: largest memory of one process that ran a task, likewise.
+        driver_s, tasks_s: processor time of this process, and of all processes that it started.
+        driver_bytes: largest anonymous memory (not backed by a file) of this process.
+        task_bytes: largest anonymous memory of a single process that ran a task.
     """
 
     driver_s: float

@@ -1,4 +1,4 @@
-"""The tables of the simulated builds, with what they amount to at the size of ZINC20."""
+"""The tables of the simulated builds, with extrapolations to the size of ZINC20."""
 
 from collections.abc import Sequence
 

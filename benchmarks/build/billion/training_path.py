@@ -1,4 +1,4 @@
-"""A store of 838 million molecules made of a few shards named many times, opened as a rank of a run opens it.
+"""A store of 838 million molecules that names a few shards many times, opened in the way a rank opens its store.
 
 The manifest names as many shards as a store of that size has; their files are hard links to a few real ones, so that
 each is looked up, opened and mapped by itself. The way from there to the first micro-batch is the trainer's own:
@@ -25,15 +25,15 @@ class FirstSteps:
     """What a rank needs to begin at a step.
 
     Attributes:
-        step: the first one.
+        step: the first step.
         window: data.shuffle_window; None: none.
-        shards: of the store.
-        manifest_bytes: of manifest.json.
-        open_s: from the manifest to the loader.
-        first_s: from there to the first step's micro-batches, all of this rank's.
-        later_s: of each step after it.
-        resident_bytes: of the process at the end, mapped pages of shards included.
-        anonymous_bytes: of these, what is not a file's.
+        shards: number of shards of the store.
+        manifest_bytes: size of manifest.json.
+        open_s: seconds from the manifest to the loader.
+        first_s: seconds from there to all micro-batches of this rank's first step.
+        later_s: seconds of each later step.
+        resident_bytes: resident set of the process at the end, with mapped pages of shards.
+        anonymous_bytes: the part of it that is not backed by a file.
         peak_bytes: largest resident set.
     """
 

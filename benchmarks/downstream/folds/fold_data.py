@@ -1,4 +1,4 @@
-"""The rows that all starts, probes, baselines and other tools share, their folds, and results from predictions of them.
+"""The rows and folds that all starts, probes, baselines and other tools share, and results made from their predictions.
 
 Shapes: M rows of the shared table or of the store, R rows of a part, L targets, J folds of all repeats.
 """

@@ -45,7 +45,7 @@ def write_fold_report(path: Path, command: str, results: Sequence[SetResults]) -
 
 def _head(command: str, folder: str) -> list[str]:
     return [
-        "# What pretraining is worth downstream, by cross-validation",
+        "# The benefit of pretraining downstream, by cross-validation",
         "",
         f"- {datetime.datetime.now(datetime.timezone.utc).date()}, {processor()}, Python {platform.python_version()}, "
         f"torch {torch.__version__}",
@@ -105,7 +105,7 @@ def _of_set(one: SetResults, folder: Path) -> list[str]:
         lines += [comparison.headline() + ".", "", *comparison.result_table(), "", *_bold(comparison), ""]
         lines += [f"![]({folder.name}/{picture})", "", *_rates(one)]
     if rows := _reference_rows(one):
-        lines += [*markdown_table(["start − what needs no pretraining", *DIFFERENCE_COLUMNS], rows), ""]
+        lines += [*markdown_table(["start − model without pretraining", *DIFFERENCE_COLUMNS], rows), ""]
     others = [*one.references, *one.baselines]
     if others:
         means = [[result.name, plus_minus(result)] for result in others]

@@ -1,4 +1,4 @@
-"""How the scores grow with the share of the training labels: a picture of all sets, and the gain over scratch."""
+"""How the scores improve with the fraction of training labels: a picture of all sets, and the gain over scratch."""
 
 import math
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def label_efficiency(results: Sequence[SetResults], folder: Path) -> list[str]:
     ]
     if rows := _gain_rows(results, fractions):
         lines += [
-            "Share of scratch's error that is gone (of a ROC-AUC: of what it lacks to 1), mean over the sets that have "
+            "Relative reduction of scratch's error (for ROC-AUC, of 1 − AUC), mean over the sets that have "
             "all of a start's shares:",
             "",
             *markdown_table(["start", "sets", *(f"{fraction:.0%}" for fraction in fractions)], rows),
@@ -60,7 +60,7 @@ def _gain_rows(results: Sequence[SetResults], fractions: Sequence[float]) -> lis
 
 
 def _gain(results: SetResults | None, name: str) -> float:
-    """Return how much of scratch's error is gone; NaN where one of both is not there."""
+    """Return the relative reduction of scratch's error; NaN where one of the two scores is missing."""
     of_name: dict[str, ChosenStart] = {start.result.name: start for start in results.starts} if results else {}
     start = of_name.get(name)
     if start is None or start.scratch not in of_name:

@@ -86,7 +86,8 @@ def read_external(name: str, folder: Path, data: FoldData) -> FoldResult | None:
             fold, row, values = _parsed(path, number, line, data.rows.targets)
             if fold not in place or row not in tested[place[fold]]:
                 raise ConfigError(
-                    f"{path}, line {number}: row {row + 1} is not tested in {fold}; are the folds others?"
+                    f"{path}, line {number}: row {row + 1} is not a test row of {fold}; "
+                    "were the predictions made for other folds?"
                 )
             predictions[place[fold]][row] = values
     return data.result(name, folder, predictions, start=name)

@@ -1,4 +1,4 @@
-"""The overview: every set and result with its interval, what is surely better or worse, and how often."""
+"""The overview: every set and result with its interval, which differences are significant ("sure"), and how many."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ ABOVE_SCRATCH, BELOW_SCRATCH, ABOVE_BASELINE, BELOW_BASELINE = "↑", "↓", "�
 LEGEND = (
     f"Mean of the folds ± half of its 95 % interval. {ABOVE_SCRATCH} surely better than the same model from random "
     f"weights, {BELOW_SCRATCH} surely worse; {ABOVE_BASELINE} surely better than the {BEST}, {BELOW_BASELINE} surely "
-    "worse. No mark: no sure difference. Whether a difference is sure is told by the paired scores of the folds, not "
+    "worse. No mark: no sure difference. A difference is sure by the test of the paired scores of the folds, not "
     "by whether these intervals overlap."
 )
 COUNT_COLUMNS = ("surely better", "no sure difference", "of these with the better mean", "surely worse")

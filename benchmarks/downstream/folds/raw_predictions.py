@@ -1,4 +1,4 @@
-"""The out-of-fold predictions of everything in one Parquet file: a line a tested label, a column a result."""
+"""All out-of-fold predictions in one Parquet file: one line per tested label, one column per result."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""All results of one set with one share of the labels, and which of their differences are sure."""
+"""All results of one set with one fraction of the training labels, and which of their differences are significant."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -158,7 +158,7 @@ class SetResults:
 
     @property
     def all_results(self) -> tuple[FoldResult, ...]:
-        """Every result but for the single fingerprint baselines, of which the best one counts."""
+        """Every result except the single fingerprint baselines, of which only the best counts."""
         return (*self.main, *(probe.result for probe in self.probes))
 
     @cached_property

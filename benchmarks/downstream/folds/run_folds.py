@@ -1,4 +1,4 @@
-"""Cross-validates what is not done yet: fine-tuned starts, baselines and probes on the same folds; then the report."""
+"""Runs what is still missing of a cross-validation (fine-tuned starts, baselines, probes), and writes the report."""
 
 import argparse
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ def with_scratch(starts: dict[str, str], *, wanted: bool) -> list[Start]:
 def run_folds(options: argparse.Namespace, starts: dict[str, str]) -> None:
     """Do every part that is asked for, and write the report; with --collect nothing is computed."""
     if not options.splits and not options.collect and set(options.part) != {BASELINES} and not starts:
-        raise ConfigError("--start NAME=MODEL is needed: starts and probes are of models")
+        raise ConfigError("--start NAME=MODEL is needed: starts and probes need models")
     everything = with_scratch(starts, wanted=not options.no_scratch)
     external = dict(_named(text) for text in options.external)
     found = []

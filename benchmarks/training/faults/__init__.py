@@ -1,1 +1,1 @@
-"""``python -m benchmarks.training.faults``: what happens to long runs, done to a small one."""
+"""``python -m benchmarks.training.faults``: the faults of long runs, caused in a small one."""

@@ -1,15 +1,15 @@
-"""Do to a small pretraining run what happens to long ones, and compare its curve with an undisturbed run's.
+"""Cause the faults of long runs in a small pretraining run, and compare its curve with that of an undisturbed run.
 
     python -m benchmarks.training.faults --data data/sample
 
-Two ranks under the ``deepspeed`` launcher in fp32. One run is killed with SIGKILL again and again, ``--kills`` times at
-each rank and now and then at everything at once, half of the times during a save; after each kill the same command is
-started again. Other runs are met with signals, dead loaders, a full disk, damaged checkpoints, a NaN in the store and a
-rise of the loss. Moments and victims come from ``--seed``; a moment is a step, not a time, so that it falls into the
+Two ranks under the ``deepspeed`` launcher in fp32. One run is killed with SIGKILL repeatedly: each rank ``--kills``
+times and sometimes all processes at once, half of the times during a save; after each kill the same command is
+started again. Other runs get signals, dead loaders, a full disk, damaged checkpoints, a NaN in the store or a
+rise of the loss. Moments and victims are drawn with ``--seed``; a moment is a step, not a time, so it falls within the
 run on a fast machine and on a slow one.
 
-Writes a table to benchmarks/results/trainer_faults.md and ends with status 0 only if everything came out as it should.
-With ``--directory`` what is done is kept there, and the same command goes on with what is missing.
+Writes a table to benchmarks/results/trainer_faults.md and ends with status 0 only if every case went as expected.
+With ``--directory`` finished cases are kept there, and the same command continues with those that are missing.
 """
 
 import argparse
@@ -41,12 +41,12 @@ from unimol_scale.common.run_files import CHECKPOINTS
 COMMAND = "python -m benchmarks.training.faults"
 
 LONGEST_STOP_S = 60.0
-SAVE_S = 0.05  # a save lasts about so long
+SAVE_S = 0.05  # approximate duration of a save
 SPARE_STEPS = 30  # after the last kill
 
 
 def undisturbed(bench: Bench, steps: int) -> float:
-    """Do the run that nobody disturbs, if it is not done yet; return the seconds until its first step was done."""
+    """Run the undisturbed run unless it is finished; return the seconds until its first step was done."""
     path = bench.root / "truth.json"
     if not path.is_file():
         begun = time.monotonic()
@@ -57,12 +57,12 @@ def undisturbed(bench: Bench, steps: int) -> float:
             raise RuntimeError(f"the undisturbed run ended with status {status}:\n{session.text}")
         write_json(path, {"steps": steps, "seconds_to_first_step": seconds})
     told = json.loads(path.read_text())
-    assert told["steps"] == steps, f"{path} is of other --kills or --seed"
+    assert told["steps"] == steps, f"{path} was made with another --kills or --seed"
     return float(told["seconds_to_first_step"])
 
 
 def run_under_kills(bench: Bench, kills: Sequence[Kill], steps: int, start_seconds: float) -> list[Trial]:
-    """Kill one run at all the planned moments and let it finish; return what came of each kill."""
+    """Kill one run at all the planned moments and let it finish; return the outcome of each kill."""
     run = bench.fresh("killed")
     trials: list[Trial] = []
     reached = 0
@@ -82,7 +82,7 @@ def run_under_kills(bench: Bench, kills: Sequence[Kill], steps: int, start_secon
 
 
 def _strike(session: Session, run: Path, kill: Kill, start_seconds: float) -> tuple[bool, float]:
-    """Kill when it is time; return whether the moment came, and the seconds until nothing of the session was left."""
+    """Kill at the planned moment; return whether it came, and the seconds until no process of the session was left."""
     starting = kill.moment == START
     session.wait_for((lambda: 1 in session.ranks()) if starting else (lambda: session.is_under_way))
     ranks = session.ranks()
@@ -113,7 +113,7 @@ def _judge(session: Session, run: Path, kill: Kill, hit: bool, seconds: float, r
     if not hit:
         problem = f"ended with status {session.status} before it could be killed"
     elif seconds > LONGEST_STOP_S:
-        problem = f"stood only after {seconds:.0f} s"
+        problem = f"stopped only after {seconds:.0f} s"
     elif session.status == 0:
         problem = "ended with status 0"
     elif damaged:
@@ -134,7 +134,7 @@ def newest_step(run: Path) -> tuple[int, list[str]]:
 
 
 def say(text: str) -> None:
-    """Tell how far it is."""
+    """Print the progress."""
     print(f"{datetime.datetime.now():%H:%M:%S} {text}", flush=True)
 
 
@@ -150,7 +150,7 @@ def report(options: argparse.Namespace, trials: Sequence[Trial]) -> str:
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, DeepSpeed {deepspeed.__version__}"
     return "\n".join(
         [
-            "# A run under fire",
+            "# Faults of a training run",
             "",
             f"- {datetime.date.today()}, {processor()}, {len(os.sched_getaffinity(0))} core(s) for {NUM_RANKS} ranks, "
             "no GPU used",
@@ -161,9 +161,9 @@ def report(options: argparse.Namespace, trials: Sequence[Trial]) -> str:
             "",
             *table(trials),
             "",
-            "Steps done again are those after the newest complete checkpoint. A run stands when no process of it is "
-            "left. Where a run went on, its losses, validation losses and gradient norms are compared with those of a "
-            "run that nobody disturbed: they must be the same bits, or 1e-5 apart where other ranks took over.",
+            "Repeated steps are those after the newest complete checkpoint. A run has stopped when no process of it is "
+            "left. Where a run continued, its losses, validation losses and gradient norms are compared with those of "
+            "the undisturbed run: they must be bit-equal, or within 1e-5 if the number of ranks has changed.",
             "",
         ]
     )
@@ -173,15 +173,17 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = module_parser(COMMAND, __doc__ or "")
     parser.add_argument("--data", type=Path, required=True, help="a conformer store")
-    parser.add_argument("--kills", type=int, default=20, help="SIGKILLs of each rank")
-    parser.add_argument("--seed", type=int, default=0, help="of moments and victims")
-    parser.add_argument("--directory", type=Path, help="where the runs go and stay (default: a temporary directory)")
+    parser.add_argument("--kills", type=int, default=20, help="number of SIGKILLs for each rank")
+    parser.add_argument("--seed", type=int, default=0, help="seed for moments and victims of the kills")
+    parser.add_argument(
+        "--directory", type=Path, help="directory in which the runs are kept (default: a temporary one)"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS / "trainer_faults.md")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Try everything; return 0 if all came out as it should."""
+    """Run all cases; return 0 if every one went as expected."""
     options = build_parser().parse_args(argv)
     kills = plan_kills(options.kills, options.seed)
     steps = kills[-1].step + SPARE_STEPS

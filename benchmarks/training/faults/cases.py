@@ -1,4 +1,4 @@
-"""Faults other than kills of a whole run: each is done to a run of its own, which must end as it should."""
+"""Faults other than kills of a whole run: each is caused in a run of its own, which must end as expected."""
 
 import dataclasses
 import json
@@ -19,14 +19,14 @@ from unimol_scale.store.manifest import SplitEntry
 from unimol_scale.store.schema import Layout, arrow_schema
 from unimol_scale.store.shards import open_store, read_shard, size_histogram, write_manifest, write_shard
 
-SHORT = 20  # steps of a run that meets one fault; a multiple of Bench.validate_every, so that it ends like the truth
+SHORT = 20  # steps of a run with one fault; a multiple of Bench.validate_every, so that it ends with a validation
 OTHER_RANKS = 1e-5
 _SPIKE_STEPS = 40
 _NAN_ROWS, _NAN_ROW = 32, 7
 
 
 class Bench:
-    """Where the runs lie and how each is started.
+    """The folders of the runs, and how each run is started.
 
     Args:
         root: folder of all runs and logs.
@@ -44,7 +44,7 @@ class Bench:
         self._sessions = 0
 
     def start(self, run: Path, more: list[str], *, ranks: int = NUM_RANKS, data: Path | None = None) -> Session:
-        """Start the run in a folder, or go on with it."""
+        """Start or continue the run in a folder."""
         self._sessions += 1
         # The rate is constant after warm-up, so that a short run is the beginning of a long one.
         arguments = [
@@ -66,7 +66,7 @@ class Bench:
         return int((run / CHECKPOINTS / "latest").read_text().strip().removeprefix("step-"))
 
     def complete(self, run: Path, more: list[str], expected_step: int, tolerance: float = 0.0) -> str:
-        """Start a run again and let it finish; return what is wrong with it, "" for nothing."""
+        """Start a run again and let it finish; return its problem, "" if there is none."""
         session = self.start(run, more)
         status = session.finish()
         places = differing(curve(run), curve(self.truth), tolerance)
@@ -79,7 +79,7 @@ class Bench:
 
 
 def signals(bench: Bench) -> list[Trial]:
-    """SIGTERM and SIGUSR1: the state is saved, and the same command goes on."""
+    """SIGTERM and SIGUSR1: the state is saved, and the same command continues."""
     trials = []
     for number, ranks in ((signal.SIGTERM, 1), (signal.SIGUSR1, 1), (signal.SIGTERM, NUM_RANKS)):
         run, more = bench.fresh(f"{number.name}-{ranks}"), [f"train.steps={SHORT // 2}"]
@@ -102,7 +102,7 @@ def signals(bench: Bench) -> list[Trial]:
 
 
 def loader(bench: Bench) -> list[Trial]:
-    """A loader process is killed: replaced; then a rank that has loaders: they end with it."""
+    """A killed loader process is replaced; then a rank with loaders is killed, and its loaders end with it."""
     run, more = bench.fresh("loader"), [f"train.steps={3 * SHORT}", "data.workers=1"]
     session = bench.start(run, more)
     session.wait_for(lambda: last_step(run) >= 2)
@@ -116,7 +116,9 @@ def loader(bench: Bench) -> list[Trial]:
     reached = bench.latest(run)
     problem = first_problem([(not killed, "no loader process was found"), (not went_on, "the run ended")])
     again = last_step(run) - reached
-    rest = first_problem([(seconds > 60.0, f"stood only after {seconds:.0f} s")]) or bench.complete(run, more, reached)
+    rest = first_problem([(seconds > 60.0, f"stopped only after {seconds:.0f} s")]) or bench.complete(
+        run, more, reached
+    )
     return [
         Trial(f"kill -9 of the loaders of both ranks ({len(killed)} processes)", problem, 0, None, told),
         Trial("kill -9 of rank 0 with loaders", rest, again, seconds, session.message("another rank", "return code")),
@@ -144,18 +146,18 @@ def full_disk(bench: Bench) -> list[Trial]:
         problem = first_problem(
             [
                 (status == 0, "status 0"),
-                ("start the same command again" not in session.text, "no advice"),
+                ("run the same command again" not in session.text, "no advice"),
                 (last_step(run) < SHORT - 1, f"the run ended at step {last_step(run)}"),
             ]
         ) or bench.complete(run, more, reached)
-        told = session.message("could not be saved, the run")
+        told = session.message("could not be saved; the run")
         return [Trial(fault, problem, SHORT - reached, None, told)]
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
 
 def damage(bench: Bench) -> list[Trial]:
-    """Each file of the newest checkpoint, damaged: named, and the checkpoint before it taken."""
+    """Each file of the newest checkpoint is damaged in turn: it is named, and the checkpoint before is used."""
     newest = bench.latest(bench.truth)
 
     def truncate(path: Path) -> None:
@@ -195,7 +197,7 @@ def damage(bench: Bench) -> list[Trial]:
 
 
 def not_a_number(bench: Bench) -> list[Trial]:
-    """One coordinate of one molecule of the store is NaN: its steps are skipped and it is named."""
+    """One coordinate of one molecule of the store is NaN: its steps are skipped and the molecule is named."""
     run = bench.fresh("nan")
     session = bench.start(run, [f"train.steps={SHORT}"], data=store_with_a_nan(bench))
     status = session.finish()
@@ -243,7 +245,7 @@ def _scaled(value: object, scale: float) -> object:
 
 
 def spike(bench: Bench) -> list[Trial]:
-    """A rise of the loss: the run goes back to a checkpoint and on behind the molecules of the rise."""
+    """A rise of the loss: the run returns to a checkpoint and continues after the molecules of the rise."""
     losses = [loss for _, loss in sorted(curve(bench.truth)["loss"].items())][:_SPIKE_STEPS]
     factor = spike_factor(losses)
     run = bench.fresh("spike")

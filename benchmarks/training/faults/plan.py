@@ -1,4 +1,4 @@
-"""What a run under fire is judged by: kills to come, what came of them, curves that must be alike, and the table."""
+"""How a fault run is judged: planned kills, their outcome, curves that must agree, and the table."""
 
 import collections
 import dataclasses
@@ -16,12 +16,12 @@ ALL = -1  # the launcher and all ranks
 
 @dataclasses.dataclass(frozen=True)
 class Kill:
-    """A SIGKILL to come.
+    """A planned SIGKILL.
 
     Attributes:
         victim: a rank, or ``ALL``.
         moment: ``SAVE``, ``BETWEEN`` or ``START``.
-        step: not before this step is done.
+        step: kill only after this step is done.
         delay: how far into the moment, from 0 to 1.
     """
 
@@ -32,7 +32,7 @@ class Kill:
 
     @property
     def fault(self) -> str:
-        """What it is called in the table."""
+        """Its name in the table."""
         whom = "launcher and ranks" if self.victim == ALL else f"rank {self.victim}"
         return f"kill -9 of {whom} {self.moment}"
 
@@ -60,10 +60,10 @@ class Trial:
 
     Attributes:
         fault: what was done.
-        problem: how it came out otherwise than it should; empty if it did not.
-        steps_again: steps that had to be done once more; None where nothing was to be lost.
-        seconds: from the kill until no process was left.
-        message: what the run said.
+        problem: how the outcome differs from the expected one; "" if it does not.
+        steps_again: steps that had to be repeated; None where none can be lost.
+        seconds: time from the kill until no process was left.
+        message: the message of the run.
     """
 
     fault: str
@@ -73,9 +73,9 @@ class Trial:
     message: str = ""
 
     def __str__(self) -> str:
-        told = [self.problem or "as it should"]
-        told += [f"{self.steps_again} steps again"] if self.steps_again is not None else []
-        told += [f"{self.seconds:.1f} s to stand"] if self.seconds is not None else []
+        told = [self.problem or "as expected"]
+        told += [f"{self.steps_again} steps repeated"] if self.steps_again is not None else []
+        told += [f"stopped after {self.seconds:.1f} s"] if self.seconds is not None else []
         return f"{self.fault}: {', '.join(told)}"
 
 
@@ -120,7 +120,7 @@ def table(trials: Sequence[Trial]) -> list[str]:
     for trial in trials:
         groups[trial.fault].append(trial)
     rows = [
-        "| fault | tried | as it should | steps done again (median, most) | seconds to stand (median, most) | said |",
+        "| fault | tried | as expected | steps repeated (median, most) | seconds to stop (median, most) | message |",
         "|---|---|---|---|---|---|",
     ]
     for fault, group in groups.items():

@@ -1,4 +1,4 @@
-"""Sessions of one pretraining run: start the command, see how far it is, kill what belongs to it, compare its curve.
+"""Sessions of one pretraining run: start the command, follow its progress, kill its processes, compare its curve.
 
 Linux only: the processes of a session are found by a mark in their environment.
 """
@@ -25,7 +25,7 @@ SCRIPT = REPOSITORY / "launch" / "pretrain.py"
 CURVE = ("loss", "valid/loss", "grad_norm")
 _MARK = "UNIMOL_FAULTS_RUN"
 _POLL_S = 0.01
-_PATIENCE_S = 300.0  # for one thing to happen, on a busy machine
+_PATIENCE_S = 300.0  # longest wait for one event, on a busy machine
 _TAIL = 4096
 _STEP = re.compile(rb'"step": (\d+)')
 
@@ -64,7 +64,7 @@ class Session:
 
     @property
     def text(self) -> str:
-        """What it has printed so far."""
+        """The output so far."""
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def family(self) -> list[psutil.Process]:
@@ -118,7 +118,7 @@ class Session:
     def fall(self, processes: Sequence[psutil.Process]) -> float:
         """Kill processes with SIGKILL; return the seconds until nothing of the session is left.
 
-        What is still there after the patience is ended, so that a benchmark leaves nothing behind.
+        Processes that are still there after the longest wait are ended, so that a benchmark leaves nothing behind.
         """
         begun = time.monotonic()
         for process in processes:
@@ -138,13 +138,13 @@ class Session:
             _send(process, number)
 
     def resumed_step(self) -> int:
-        """Return the step that the session went on from; 0 if it began anew."""
+        """Return the step from which the session continued; 0 if it started from the beginning."""
         found = re.search(r"goes on from .*\(step (\d+)\)", self.text)
         return int(found[1]) if found else 0
 
     @property
     def is_under_way(self) -> bool:
-        """Whether it has taken up its state and begun with its steps."""
+        """Whether it has loaded its state and begun with its steps."""
         return "goes on from" in self.text or "step 0  validation loss" in self.text
 
     def message(self, *keys: str) -> str:

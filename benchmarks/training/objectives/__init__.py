@@ -1,1 +1,1 @@
-"""``python -m benchmarks.training.objectives``: what each objective learns with an equal budget."""
+"""``python -m benchmarks.training.objectives``: what each objective learns with the same budget."""

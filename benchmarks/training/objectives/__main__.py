@@ -1,4 +1,4 @@
-"""Train every objective on one store with an equal budget, and write down what each has learnt.
+"""Train every objective on one store with the same budget, and report what each has learnt.
 
     python conformer_gen/build.py --source sample
     python -m benchmarks.training.objectives --data data/sample --size 1M --steps 400 --batch 32 --seeds 0
@@ -7,8 +7,7 @@ Each run is one of launch/pretrain.py, with the settings of configs/ladder/sampl
 run is skipped, an unfinished one is resumed: interrupt it and start the same command again. ``--only`` does a part, and
 the report is then of that part. Writes OUTPUT.md, and pictures and results.json into the folder OUTPUT.
 
-This file says which runs there are and has them trained; scores.py asks the trained models,
-report.py writes what they answered.
+This file defines the runs and starts them; scores.py evaluates the trained models; report.py writes the results.
 """
 
 import argparse
@@ -55,7 +54,7 @@ EXIT_INTERRUPTED = 130
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """One kind of run: its objective, and what is different from the common settings; ``view`` is what a pair shows."""
+    """One kind of run: its objective, and what differs from the common settings; ``view``: relation that pairs show."""
 
     objective: str
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -122,7 +121,7 @@ def folder_of(name: str, seed: int, options: argparse.Namespace) -> Path:
 
 
 def train(names: Sequence[str], options: argparse.Namespace) -> None:
-    """Bring every run to its end, the teacher first.
+    """Run or resume every run until it is finished, the teacher first.
 
     Raises:
         UnimolScaleError: a run failed, or its folder holds one with other settings.
@@ -138,7 +137,7 @@ def train(names: Sequence[str], options: argparse.Namespace) -> None:
 
 
 def measure(names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
-    """Read what the runs logged and ask the trained models; everything is by seed (as text, as JSON has it)."""
+    """Read the logs of the runs and evaluate the trained models; results are keyed by seed (as text, as in JSON)."""
     loading = read_ladder(LADDER).overrides["data"]
     data = DataConfig(path=options.data, validation_molecules=options.validation_molecules, **loading)
     found: dict[str, Any] = {"runs": {}, "relations": {}, "denoised": {}, "baselines": {}}
@@ -153,7 +152,7 @@ def measure(names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]
             print(f"objectives: denoised coordinates, seed {seed}", flush=True)
             found["denoised"][str(seed)] = scores.denoised(folders[TEACHER], data)
         if any(RUNS[name].objective == "distill" for name in names):
-            print(f"objectives: what distilling is held against, seed {seed}", flush=True)
+            print(f"objectives: baselines for distillation, seed {seed}", flush=True)
             found["baselines"][str(seed)] = scores.teacher_baselines(folders[TEACHER], data)
     return found
 
@@ -187,11 +186,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, default=Path("data/sample"), metavar="DIR", help="the conformer store")
     parser.add_argument("--size", choices=list(PRESETS), default="1M")
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--batch", type=int, default=32, help="molecules of a step")
+    parser.add_argument("--batch", type=int, default=32, help="molecules per step")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="+", choices=list(RUNS), metavar="NAME", help=", ".join(RUNS))
-    parser.add_argument("--learning-rate", type=float, help="of every run (default: the ladder's for the size)")
-    parser.add_argument("--validation-molecules", type=int, default=10_000, metavar="N", help="most that are scored")
+    parser.add_argument(
+        "--learning-rate", type=float, help="learning rate of every run (default: the ladder's for the size)"
+    )
+    parser.add_argument(
+        "--validation-molecules", type=int, default=10_000, metavar="N", help="maximal number of molecules to score"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs/objectives"), metavar="DIR", help="run folders")
     parser.add_argument("--output", type=Path, default=RESULTS / "objectives")
     return parser

@@ -1,4 +1,4 @@
-"""The report of the benchmark of objectives: what was wanted, and what was measured. Imports no torch.
+"""The report of the benchmark of objectives: expectations and measurements. Imports no torch.
 
 Everything is computed from the results; a part whose runs are not there is left out.
 """
@@ -30,7 +30,7 @@ def write_report(results: Tree, output: Path) -> tuple[str, list[dict[str, Any]]
     """Write OUTPUT.md and the pictures into ``output``; return the text and the claims."""
     claims = all_claims(results)
     lines = ["# What the objectives learn", "", *_setting_lines(results), ""]
-    lines += ["## Wanted and measured", "", *_claim_lines(claims)]
+    lines += ["## Expected and measured", "", *_claim_lines(claims)]
     for section in (_term_lines, _relation_lines, _denoised_lines, _distilled_lines, _ablation_lines):
         lines += section(results)
     pictures = draw_all(results, output)
@@ -63,7 +63,7 @@ def _falling(results: Tree) -> list[dict[str, Any]]:
 
 
 def _blend_claims(results: Tree) -> list[dict[str, Any]]:
-    """The blended model's error is below that of every other, by three ways to ask; None: own kind of input."""
+    """The blended model's error is below that of every other model, in three comparisons; None: own kind of input."""
     matrices = list(results["relations"].values())
     questions: list[tuple[str, Sequence[str], Sequence[str] | None]] = [
         ("every single-view mask, each on input as it was trained with", MASKS, None),
@@ -160,9 +160,9 @@ def _relation_lines(results: Tree) -> list[str]:
     lines = [
         "## Hidden relations",
         "",
-        "Mean error over the pairs that do not show the relation (path, edge: nats; distance: Å). Relation weights 1,",
-        "no noise term. A relation that every pair shows is not asked for. Lowest of a row in bold. A model of one",
-        "view never learnt to read the others: it cannot use them where they are shown.",
+        "Mean error over the pairs that hide the relation (path, edge: nats; distance: Å). All relation weights are 1,",
+        "without a noise term. A relation that every pair shows is left out. Lowest of a row in bold. A model of one",
+        "view has not learnt to read the others, so it cannot use them when they are shown.",
         "",
     ]
     if whole:

@@ -1,4 +1,4 @@
-"""What the trained models of the benchmark of objectives know, asked on the validation molecules.
+"""Evaluates the trained models of the benchmark of objectives on the validation molecules.
 
 Corruptions are those of validation: the same for every model and every seed. Shapes: B molecules, A atoms (padded), D
 channels, T atoms of all molecules.
@@ -47,7 +47,7 @@ def blend_config(view: str) -> BlendConfig:
 def read_run(folder: Path) -> dict[str, Any]:
     """Return what a finished run logged: validation curves by term as [step, value], seconds, parameters.
 
-    A step that a resumed run did again counts as it was done last.
+    If a resumed run has repeated a step, the last result counts.
     """
     summary = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
     events = read_metrics(folder / METRICS_NAME).events
@@ -144,7 +144,7 @@ def teacher_baselines(folder: Path, data: DataConfig) -> dict[str, dict[str, flo
     """Return variant → what was said of every atom → squared error against the teacher's normalised atoms.
 
     zero; the mean of all atoms; the mean of all atoms of its element. The means are those of the validation atoms
-    themselves, which no student is told: they flatter the baselines. graph: the means over a molecule's atoms.
+    themselves, which the student does not know, so they favour the baselines. graph: the means over a molecule's atoms.
     """
     model = load_pretrained(folder)
     config = model.backbone.config

@@ -1,1 +1,1 @@
-"""Which atoms are bonded where a file gives coordinates without bonds, or beside a SMILES. Imports RDKit."""
+"""Finds the bonds of coordinates that come without bonds, alone or beside a SMILES. Imports RDKit."""

@@ -1,8 +1,9 @@
-"""Which atom of a SMILES is which atom of a geometry that comes without bonds. Imports RDKit.
+"""Matches the atoms of a SMILES to the atoms of a geometry that comes without bonds. Imports RDKit.
 
-Files of coordinates mostly keep the order of the SMILES they were made from, so that order is tried first. Else the
-geometry's own bonds are: as many as the SMILES has, between the atoms that lie closest. Either way the bonds must be
-those of the SMILES, or there is no match.
+Most files of coordinates keep the atom order of the SMILES they were made from, so that order is tried first. If it
+does
+not fit, bonds are derived from the geometry: as many as the SMILES has, between the closest atoms. In both cases the
+bonds must be those of the SMILES; otherwise there is no match.
 """
 
 from collections.abc import Sequence
@@ -14,8 +15,8 @@ from rdkit.Geometry import Point3D
 from conformer_gen.sources.molecule import Geometry
 from unimol_scale.store.schema import ConformerOrigin, Float32, Float64
 
-# Distances in units of the sum of the covalent radii. Between the two limits the SMILES decides: long N–O bonds reach
-# 1.25, and the cage of bicyclo[1.1.1]pentane holds two carbons at 1.23 that are not bonded.
+# Distances as multiples of the sum of the covalent radii. Between the two limits the SMILES decides: long N–O bonds
+# reach 1.25, but the two bridgehead carbons of bicyclo[1.1.1]pentane, which are not bonded, are 1.23 apart.
 LONGEST_BOND, CLOSEST_NON_BOND = 1.3, 1.15
 MAX_MATCHES = 1000
 
@@ -27,13 +28,13 @@ def match_atoms(molecule: Chem.Mol, geometry: Geometry) -> list[int] | None:
 
     Args:
         molecule: from a SMILES, with all hydrogens as atoms.
-        geometry: of the same atoms. Atoms in the order of the SMILES need one conformer with its bonds; else the
-            first with its bonds tells the order. Depictions have other bond lengths: where there are some and no
-            conformer has the bonds, the order of the SMILES is taken.
+        geometry: coordinates of the same atoms. The order of the SMILES is accepted if one conformer has its bonds in
+            that order; otherwise the first conformer with these bonds determines the order. Depictions have other bond
+            lengths: if there are some and no conformer has the bonds, the order of the SMILES is taken.
 
     Returns:
-        The order; None if elements or bonds differ. Of several matches, one that has the stereo of the SMILES if
-        there is one, and double bonds where atoms are close.
+        The order; None if elements or bonds differ. Of several matches, one with the stereochemistry of the SMILES is
+        preferred, and one with double bonds between close atoms.
     """
     symbols = [atom.GetSymbol() for atom in molecule.GetAtoms()]
     in_order = symbols == list(geometry.symbols)
@@ -53,9 +54,9 @@ def match_atoms(molecule: Chem.Mol, geometry: Geometry) -> list[int] | None:
 
 
 def match_graphs(ours: Chem.Mol, theirs: Chem.Mol) -> list[tuple[int, ...]]:
-    """Return the ways to lay one molecule's heavy atoms on another's: for each of ours, the number of theirs.
+    """Return the mappings of the heavy atoms of ``ours`` onto those of ``theirs``, as tuples of indices.
 
-    Compared are elements, bonds without their orders, and the hydrogens at each atom; none where they differ.
+    A mapping must keep elements, bonds (whatever their order) and the hydrogens at each atom.
     """
     skeletons = []
     for molecule in (ours, theirs):
@@ -97,7 +98,7 @@ def _bonds(molecule: Chem.Mol) -> Bonds:
 
 def _has_bonds_of(molecule: Chem.Mol, geometry: Geometry, conformer: int) -> bool:
     relative = _relative_distances(geometry.symbols, geometry.positions[conformer].astype(np.float64))
-    for fragment in Chem.GetMolFrags(molecule):  # placed one by one, they may lie upon each other
+    for fragment in Chem.GetMolFrags(molecule):  # fragments are checked one by one, since they may overlap
         outside = np.setdiff1d(np.arange(len(relative)), fragment)
         relative[np.ix_(fragment, outside)] = np.inf
     return _agree(_bonds(molecule), relative)
@@ -135,9 +136,9 @@ def _match_bonds(molecule: Chem.Mol, symbols: Sequence[str], positions: Float64,
 
 
 class _Skeleton:
-    """Heavy atoms and their bonds without orders; an isotope number stands for the hydrogens at an atom.
+    """Heavy atoms and their bonds without orders; an isotope number encodes the hydrogens at each atom.
 
-    Hydrogens of one atom cannot be told apart, and matching them one by one would try all their permutations.
+    Hydrogens of one atom are interchangeable, and matching them one by one would try all their permutations.
     """
 
     def __init__(self, symbols: Sequence[str], bonds: Bonds, counts: Sequence[int] | None = None) -> None:
@@ -160,7 +161,7 @@ class _Skeleton:
         self.graph = graph.GetMol()
 
     def order_in(self, other: "_Skeleton", match: tuple[int, ...]) -> list[int]:
-        """Return the number in ``other`` of each atom, hydrogens included, for a match of the graphs."""
+        """Return the index in ``other`` of each atom, hydrogens included, for a given match of the heavy atoms."""
         order: dict[int, int] = {}
         for mine, at in zip(self.heavy, match, strict=True):
             theirs = other.heavy[at]
@@ -170,7 +171,7 @@ class _Skeleton:
 
 
 def _with_given_stereo(molecule: Chem.Mol, order: list[int], positions: Float64) -> list[int]:
-    """Among the symmetric ways to match, choose one with the stereo that the SMILES gives, if there is one."""
+    """Choose, among the symmetry-equivalent matches, one with the stereochemistry of the SMILES if there is one."""
     placed = Chem.Mol(molecule)
     add_conformer(placed, positions[order])
     Chem.AssignStereochemistryFrom3D(placed)

@@ -1,8 +1,8 @@
-"""Elements and coordinates → a molecule with bonds, for files that give none. Imports RDKit.
+"""Turns elements and coordinates into a molecule with bonds, for files that give none. Imports RDKit.
 
-Which atoms are bonded is told by their distances and by how many bonds an element can have; bond orders, charges and
-unpaired electrons are RDKit's choice (``rdDetermineBonds``, after Kim and Kim 2015, Bull. Korean Chem. Soc. 36, 1769).
-The net charge is the file's, or else that of the least unusual ion (``usual_forms``).
+Interatomic distances and the maximum number of bonds per element decide which atoms are bonded. RDKit then chooses bond
+orders, charges and unpaired electrons (``rdDetermineBonds``, after Kim and Kim 2015, Bull. Korean Chem. Soc. 36, 1769).
+The net charge comes from the file, or else from the least unusual ion (``usual_forms``).
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,41 +24,41 @@ from conformer_gen.sources.frame_files.frames import ATOMIC_NUMBERS, neighbours,
 from conformer_gen.sources.molecule import Rejected
 from unimol_scale.store.schema import Float32, Float64
 
-# Elements whose bonds follow from distances and valences, and the most bonds that an atom of each has: atoms, not
-# orders. Of all others, metals above all, a distance does not tell a bond.
+# Elements whose bonds follow from distances and valences, with the most neighbours that an atom of each can have. For
+# all other elements, metals above all, a distance does not tell whether there is a bond.
 MOST_NEIGHBOURS = {
     **{"H": 1, "B": 4, "C": 4, "N": 4, "O": 3, "F": 1, "Si": 4, "P": 6, "S": 6, "Cl": 4, "Ge": 4, "As": 4, "Se": 4},
     **{"Br": 4, "Te": 4, "I": 4},
 }
-# Charges that are tried where the file says none; the least unusual ion is taken.
+# Net charges to try if the file gives none; the least unusual ion is taken.
 CHARGES = (0, 1, -1, 2, -2, 3, -3, 4, -4)
-OTHER_ORDERS = 3  # of the atoms, beside their own and its reverse, in which bond orders are looked for
-MOST_HEAVY_ATOMS = 1_000  # as many as a molecule of a store can have
-MAX_ITERATIONS = 20_000  # of the search for bond orders: tens of milliseconds; what needs more is rejected
+OTHER_ORDERS = 3  # further atom orders to try for bond orders, besides the file's order and its reverse
+MOST_HEAVY_ATOMS = 1_000  # the largest molecule that a store can hold
+MAX_ITERATIONS = 20_000  # of the bond order search, tens of milliseconds; molecules that need more are rejected
 
 Bonds = list[tuple[int, int]]
 
 
 def perceive_bonds(symbols: Sequence[str], positions: Float32 | Float64, charge: int | None) -> Chem.Mol | Rejected:
-    """Return the sanitised molecule of some atoms, which it has in their order, with stereo and one conformer.
+    """Return the sanitised molecule, with its atoms in the given order, stereochemistry and one conformer.
 
     Args:
-        symbols: element of each of n atoms; all hydrogens are there.
+        symbols: element of each of the n atoms; all hydrogens must be included.
         positions: [n, 3] Å.
-        charge: of all together; None: to be searched among ``CHARGES``.
+        charge: net charge; None tries each of ``CHARGES``.
 
     Returns:
-        The molecule, perhaps of several fragments; rejected where bonds cannot be told from distances.
+        The molecule, which may have several fragments, or a rejection if bonds cannot be derived from distances.
 
     Raises:
-        RuntimeError, ValueError: RDKit's, for chemistry it does not cope with.
+        RuntimeError, ValueError: raised by RDKit for chemistry that it cannot handle.
     """
     unknown = sorted(set(symbols) - MOST_NEIGHBOURS.keys())
     if unknown:
-        detail = f"bonds of {', '.join(unknown)} cannot be told from distances; give a SMILES beside the coordinates"
+        detail = f"bonds of {', '.join(unknown)} cannot be derived from distances; give a SMILES beside the coordinates"
         return Rejected(reason="metal_or_unknown_element", detail=detail)
     if len(symbols) - symbols.count("H") > MOST_HEAVY_ATOMS:
-        detail = f"bonds of more than {MOST_HEAVY_ATOMS:,} heavy atoms are not looked for"
+        detail = f"bonds are not derived for more than {MOST_HEAVY_ATOMS:,} heavy atoms"
         return Rejected(reason="too_many_atoms", detail=detail)
     skeleton = _skeleton(symbols, positions, connect(symbols, positions))
     found: list[Chem.Mol] = []
@@ -69,7 +69,7 @@ def perceive_bonds(symbols: Sequence[str], positions: Float32 | Float64, charge:
         if molecule is not None and is_usual(molecule, guessed=charge is None and one != 0):
             found.append(molecule)
     if found:
-        return min(found, key=cost_of_ion)  # of equal ones the first, whose charge is smaller
+        return min(found, key=cost_of_ion)  # ties go to the first, which has the smaller charge
     tried = f"charge {charge}" if charge is not None else f"any of the charges {', '.join(map(str, CHARGES))}"
     return Rejected(
         reason="bonds_not_perceived", detail=f"no bond orders fit the atoms and their neighbours with {tried}"
@@ -77,10 +77,10 @@ def perceive_bonds(symbols: Sequence[str], positions: Float32 | Float64, charge:
 
 
 def connect(symbols: Sequence[str], positions: Float32 | Float64) -> Bonds:
-    """Return the pairs of atoms that are bonded, ascending.
+    """Return the pairs of atoms that are bonded, in ascending order.
 
-    All pairs nearer than bonds can be long; then every atom with more neighbours than its element can have, those with
-    the most too many first, loses the bond that is longest for its kind.
+    Starts from all pairs closer than the longest possible bond. Then every atom with more neighbours than its element
+    can have loses the bond that is longest for its kind, starting with the atoms that have the most too many.
 
     Args:
         symbols: element of each of n atoms.
@@ -99,7 +99,7 @@ def connect(symbols: Sequence[str], positions: Float32 | Float64) -> Bonds:
 
 
 def _ways(symbols: Sequence[str], charge: int | None) -> Iterator[tuple[int, bool]]:
-    """Yield net charges to try, and whether valences are filled with charges (or else with unpaired electrons)."""
+    """Yield net charges to try, and whether to fill valences with charges (or else with unpaired electrons)."""
     protons = sum(ATOMIC_NUMBERS[symbol] for symbol in symbols)
     charges = CHARGES if charge is None else (charge,)
     yield from ((one, True) for one in charges if (protons - one) % 2 == 0)
@@ -122,8 +122,8 @@ def _skeleton(symbols: Sequence[str], positions: Float32 | Float64, bonds: Bonds
 def _with_best_orders(skeleton: Chem.Mol, charge: int, *, charged: bool) -> Chem.Mol | None:
     """Return the skeleton with bond orders and stereo; None if none fit the charge.
 
-    RDKit's search ends at the first choice for each atom in turn, and in some orders of the atoms (one in four of
-    nitro compounds) finds none, or one with more charges than needed. So others are tried where that could be.
+    RDKit's search stops at the first choice for each atom in turn. For some atom orders (one in four of nitro
+    compounds) it finds nothing, or a form with more charges than needed, so other orders are tried in those cases.
     """
     found: list[Chem.Mol] = []
     for order in _orders(skeleton.GetNumAtoms()):

@@ -1,27 +1,28 @@
-"""Which of several ways to draw the same atoms is the usual one: bond orders, charges, radicals. Imports RDKit.
+"""Chooses the usual one of several ways to draw the same atoms: bond orders, charges, radicals. Imports RDKit.
 
-Distances do not tell a sulfoxide from its form with charges, nor which atom of an ion bears the charge; usage does.
+Distances cannot distinguish a sulfoxide from its charge-separated form, or tell which atom of an ion carries the
+charge; convention decides.
 """
 
 from rdkit import Chem
 
 from unimol_scale.store.geometry_faults import RADII
 
-# What a charge on an atom of an element costs; another one costs ``UNUSUAL``, and so does an unpaired electron.
+# Cost of a charge on an atom of an element. Any other charge, and an unpaired electron, costs ``UNUSUAL``.
 COSTS = {("N", 1): 1.0, ("P", 1): 1.0, ("N", -1): 1.5, ("O", -1): 1.0, ("S", -1): 1.0, ("B", -1): 1.0}
 UNUSUAL = 3.0
 COST_OF_NITROSYL = 1.5
-COST_OF_CHARGE = 0.6  # of each elementary charge of the whole: a zwitterion costs less than an ion with as many charges
-# Elements that are drawn with double bonds to oxygen, and how many neighbours they have without.
+COST_OF_CHARGE = 0.6  # per elementary net charge: a zwitterion costs less than an ion with as many charges
+# Elements drawn with double bonds to oxygen, and how many neighbours they have without such bonds.
 USUAL_NEIGHBOURS = {"P": 3, "S": 2, "As": 3, "Se": 2, "Te": 2}
 SULFONYL_NEIGHBOURS = 4
 TRIPLE = Chem.BondType.TRIPLE
-LONGEST_TRIPLE = 0.88  # in units of the sum of the covalent radii: 1.34 Å of C≡C, which is 1.20 Å long at rest
+LONGEST_TRIPLE = 0.88  # relative to the covalent radii: 1.34 Å for C≡C, whose usual length is 1.20 Å
 MOST_UNPAIRED = 2  # electrons
 
 
 def as_usually_drawn(molecule: Chem.Mol) -> Chem.Mol:
-    """Return the molecule with double bonds in place of opposite charges at S, P, As, Se and Te, as in sulfoxides."""
+    """Return the molecule with double bonds instead of opposite charges at S, P, As, Se and Te, as in sulfoxides."""
     drawn = Chem.RWMol(molecule)
     for bond in drawn.GetBonds():
         ends = sorted((bond.GetBeginAtom(), bond.GetEndAtom()), key=lambda atom: atom.GetFormalCharge())
@@ -41,7 +42,7 @@ def as_usually_drawn(molecule: Chem.Mol) -> Chem.Mol:
 
 
 def _move_charge_to_nitrogen(sulfur: Chem.Atom) -> None:
-    """Draw the anion of a sulfonamide with both oxygens at double bonds, in place."""
+    """Redraw, in place, a sulfonamide anion so that both oxygens have double bonds."""
     single = [b for b in sulfur.GetBonds() if b.GetOtherAtom(sulfur).GetFormalCharge() == -1]
     double = [b for b in sulfur.GetBonds() if b.GetBondType() == Chem.BondType.DOUBLE]
     oxygen = next((b for b in single if b.GetOtherAtom(sulfur).GetSymbol() == "O"), None)
@@ -54,9 +55,9 @@ def _move_charge_to_nitrogen(sulfur: Chem.Atom) -> None:
 
 
 def preference(molecule: Chem.Mol) -> tuple[float, int, int, int, str]:
-    """Return what is least for the usual one of several ways to draw a molecule of one charge.
+    """Return a sort key that is smallest for the usual way to draw a molecule of a given charge.
 
-    Few and usual charges, whole aromatic rings, positive charges in them, and negative ones at the ends of chains.
+    It prefers few and usual charges, aromatic rings, positive charges in rings, and negative charges at chain ends.
     """
     atoms = list(molecule.GetAtoms())
     aromatic = [atom for atom in atoms if atom.GetIsAromatic()]
@@ -66,17 +67,17 @@ def preference(molecule: Chem.Mol) -> tuple[float, int, int, int, str]:
 
 
 def cost_of_ion(molecule: Chem.Mol) -> float:
-    """Return how unusual a molecule is, by which those of other charges are compared."""
+    """Return how unusual an ion is, for comparing molecules of different net charge."""
     return cost_of_form(molecule) + COST_OF_CHARGE * abs(Chem.GetFormalCharge(molecule))
 
 
 def least_cost_of_ion(charge: int) -> float:
-    """Return the cost of the most usual ion with a net charge: every charge on an atom of its own."""
+    """Return the cost of the most usual ion with a net charge, in which every charge sits on a different atom."""
     return abs(charge) * (1.0 + COST_OF_CHARGE)
 
 
 def cost_of_form(molecule: Chem.Mol) -> float:
-    """Return how unusual the charges and unpaired electrons of a molecule are; 0 where there are none."""
+    """Return how unusual the charges and unpaired electrons of a molecule are; 0 if it has none."""
     total = 0.0
     for atom in molecule.GetAtoms():
         charge = atom.GetFormalCharge()
@@ -95,10 +96,10 @@ def _has_double_bond_to_oxygen(atom: Chem.Atom) -> bool:
 
 
 def is_usual(molecule: Chem.Mol, *, guessed: bool) -> bool:
-    """Return whether a molecule may be what the file meant.
+    """Return whether a molecule is a plausible reading of the file.
 
-    More than two unpaired electrons, or triple bonds as long as single ones, mean that hydrogens are missing. Where the
-    charge is ``guessed``, an ion with the charge on a carbon or hydrogen is a wrong guess.
+    More than two unpaired electrons, or triple bonds as long as single bonds, mean that hydrogens are missing. If the
+    charge was ``guessed``, an ion with its charge on a carbon or hydrogen is a wrong guess.
     """
     if any(_relative_length(bond) > LONGEST_TRIPLE for bond in molecule.GetBonds() if bond.GetBondType() == TRIPLE):
         return False
@@ -109,7 +110,7 @@ def is_usual(molecule: Chem.Mol, *, guessed: bool) -> bool:
 
 
 def _relative_length(bond: Chem.Bond) -> float:
-    """Return the length of a bond in units of the sum of the covalent radii."""
+    """Return the length of a bond as a multiple of the sum of the covalent radii."""
     ends = bond.GetBeginAtom(), bond.GetEndAtom()
     conformer = bond.GetOwningMol().GetConformer()
     first, second = (conformer.GetAtomPosition(atom.GetIdx()) for atom in ends)

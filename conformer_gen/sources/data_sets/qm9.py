@@ -1,8 +1,8 @@
 """QM9: small molecules with a DFT geometry and fifteen properties (Ramakrishnan et al. 2014).
 
-Three forms: the original XYZ files (the archive, a folder or single ones), gdb9.sdf beside gdb9.sdf.csv, and Parquet
-with the columns ``atoms`` and ``coords``. Molecules listed in uncharacterized.txt, where that is among the inputs,
-failed the data set's own consistency check and become rows with that problem. Units are those of the files.
+Three forms are read: the original XYZ files (the archive, a folder or single files), gdb9.sdf beside gdb9.sdf.csv, and
+Parquet with the columns ``atoms`` and ``coords``. If uncharacterized.txt is among the inputs, the molecules that it
+lists, which failed the data set's own consistency check, become rows with that problem. Units are those of the files.
 """
 
 import re
@@ -45,17 +45,17 @@ UNCHARACTERIZED = "uncharacterized"
 
 
 def read_qm9(paths: Sequence[Path], config: SourceSettings) -> Iterator[SourceMolecule]:
-    """Yield one row for each molecule, whatever the form.
+    """Yield one row for each molecule, in any of the forms.
 
     Raises:
-        SourceError: files are missing or are no QM9.
+        SourceError: files are missing or are not QM9.
     """
     lists = [path for path in paths if path.suffix == ".txt"]
     dropped = {index for path in lists if UNCHARACTERIZED in path.name for index in _listed(path)}
     tables = [path for path in paths if bare_suffix(path.name) == ".csv"]
     structures = [path for path in paths if bare_suffix(path.name) == ".sdf"]
     if len(tables) != len(structures) or len(tables) > 1:
-        raise SourceError("of qm9's gdb9.sdf and gdb9.sdf.csv, give both, or neither")
+        raise SourceError("qm9 needs gdb9.sdf and gdb9.sdf.csv together: give both or neither")
     for path in paths:
         if path in lists or path in structures:
             continue
@@ -102,7 +102,7 @@ def _read_xyz(stream: TextStream) -> Iterator[SourceMolecule]:
 def _xyz_row(record: list[str], size: int) -> tuple[str, SourceMolecule]:
     tag, index, *values = record[1].split()
     atoms = [line.split()[:4] for line in record[2 : 2 + size]]
-    # Of the two SMILES the second is of the relaxed geometry.
+    # The second of the two SMILES describes the relaxed geometry.
     smiles = record[size + 3].split()[-1]
     if tag != "gdb" or len(values) != len(LABELS):
         raise ValueError(f"line 2 has {len(values)} properties, not {len(LABELS)}, or no 'gdb'")
@@ -138,7 +138,7 @@ def _read_table(stream: TextStream, structures: Path) -> Iterator[SourceMolecule
         if len(fields) != len(names) or fields[id_at or 0] != row.id:
             raise SourceError(
                 f"row {at} of {stream.name} ({fields[id_at or 0]!r}) and record {at} of {structures} ({row.id!r}) are "
-                "of different molecules: the files do not belong together"
+                "different molecules: the files do not belong together"
             )
         where = f"{stream.name}: row {at}, column"
         labels = (number(fields[place], f"{where} {names[place]!r}") for place in places)
@@ -159,7 +159,7 @@ def _read_parquet(path: Path) -> Iterator[SourceMolecule]:
         name = str(values["mol_id"])
         symbols, flat = values["atoms"] or [], values["coords"] or []
         if not symbols or len(flat) != 3 * len(symbols) or None in flat:
-            problem = f"row {at} of {path} has {len(symbols)} atoms and {len(flat)} coordinates"
+            problem = f"row {at} of {path} has {len(symbols)} atoms but {len(flat)} coordinates"
             yield SourceMolecule(id=name, problem=problem)
             continue
         yield _parquet_row(name, values, smiles, f"{path}: row {at}, column")

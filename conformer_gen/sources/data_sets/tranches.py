@@ -1,7 +1,7 @@
-"""ZINC20: its files of lines, and its tranche codes such as CDAA: which there can be, and where their files lie.
+"""ZINC20: its files of lines, its tranche codes such as CDAA, and the URLs of the tranches.
 
-One letter for each of molecular weight, logP, reactivity and purchasability. A pattern has a letter, ``?`` for any, or
-a set such as [A-D] or [ACE] at each of the four places.
+A code has one letter each for molecular weight, logP, reactivity and purchasability. A pattern has, at each of the four
+positions, a letter, ``?`` for any letter, or a set such as [A-D] or [ACE].
 """
 
 import itertools
@@ -14,7 +14,7 @@ from unimol_scale.errors import SourceError
 PLACE = r"[A-Z]|\?|\[[A-Z-]+\]"
 PATTERN = re.compile(rf"({PLACE})({PLACE})({PLACE})({PLACE})")
 ZINC22_NAME = re.compile(r"H\d\d[PM]\d{3}")
-# The last letter is not documented; these are the ones in use.
+# The last position is not documented; these letters are in use.
 PLACES = (
     ("molecular weight", "ABCDEFGHIJK"),
     ("logP", "ABCDEFGHIJK"),
@@ -29,10 +29,10 @@ def is_tranche(text: str) -> bool:
 
 
 def expand_tranches(pattern: str) -> list[str]:
-    """Return the codes that a pattern stands for, in alphabetical order.
+    """Return the codes that match a pattern, in alphabetical order.
 
     Raises:
-        SourceError: a letter that its place does not have.
+        SourceError: a letter is not valid at its position.
     """
     match = PATTERN.fullmatch(pattern)
     assert match is not None, pattern
@@ -51,16 +51,17 @@ def _letters(pattern: str, text: str, meaning: str, allowed: str) -> list[str]:
     wanted: set[str] = set()
     for first, last in re.findall(r"([A-Z])(?:-([A-Z]))?", text):
         if last:
-            # A range may span letters that are not in use, such as [A-E] of reactivity; its ends may not.
+            # A range may span letters that are not in use, such as [A-E] for reactivity, but its ends must be in use.
             if last < first:
-                raise SourceError(f"tranche {pattern}: the range {first}-{last} runs backwards")
+                raise SourceError(f"tranche {pattern}: the range {first}-{last} is in reverse order")
             wanted |= {chr(code) for code in range(ord(first), ord(last) + 1)} & set(allowed) | {first, last}
         else:
             wanted.add(first)
     wrong = sorted(wanted - set(allowed))
     if wrong or not wanted:
         raise SourceError(
-            f"tranche {pattern}: {', '.join(wrong) or text} is not a letter of {meaning}; valid: {', '.join(allowed)}"
+            f"tranche {pattern}: {', '.join(wrong) or text} is not a valid letter for {meaning}; valid: "
+            f"{', '.join(allowed)}"
         )
     return sorted(wanted)
 
@@ -71,7 +72,7 @@ def _urls(word: str, config: SourceSettings) -> list[str] | None:
 
 def _refuse(name: str) -> str:
     is_zinc22 = ZINC22_NAME.match(name) is not None
-    return "is named as a ZINC22 tranche; that is another layout, use --source smiles" if is_zinc22 else ""
+    return "is named like a ZINC22 tranche, which has another layout; use --source smiles" if is_zinc22 else ""
 
 
 ZINC20 = Source(

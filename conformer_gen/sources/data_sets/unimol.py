@@ -1,4 +1,4 @@
-"""Uni-Mol's LMDB files as a source: records with geometry in, ``SourceMolecule`` out. Imports no RDKit."""
+"""Uni-Mol's LMDB files as a source: turns records with geometry into ``SourceMolecule``. Imports no RDKit."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +11,14 @@ from unimol_scale.errors import SourceError, StoreError, nearest
 from unimol_scale.store.official_lmdb import DamagedRecord, OfficialRecord, read_official
 from unimol_scale.store.schema import ConformerOrigin, Float32
 
-# Uni-Mol adds RDKit's 2D depiction to the conformers of a molecule, and takes it alone where it could make none.
+# Uni-Mol adds RDKit's 2D depiction to a molecule's conformers, and uses only the depiction if it could make none.
 FLAT_WITHIN = 1e-6  # Å
 
 
 def unimol_labels(path: Path) -> tuple[str, ...]:
-    """Return the names of the labels of a file: "target", or "target_0" on where a molecule has several.
+    """Return the names of a file's labels: "target", or "target_0", "target_1", … if molecules have several.
 
-    They are those of the first record that can be read; a file without targets has none.
+    They come from the first readable record; a file without targets has no labels.
 
     Raises:
         SourceError: as ``read_unimol``.
@@ -31,21 +31,21 @@ def unimol_labels(path: Path) -> tuple[str, ...]:
 
 
 def read_unimol(path: Path, num_labels: int | None = None) -> Iterator[SourceMolecule]:
-    """Yield every record of a Uni-Mol LMDB file; one that cannot be taken is a row with a problem.
+    """Yield every record of a Uni-Mol LMDB file; a record that cannot be used is a row with a problem.
 
     Args:
-        path: the file, of either generation.
-        num_labels: targets that every molecule must have; None asks the file (``unimol_labels``).
+        path: the file, of either key format.
+        num_labels: targets that every molecule must have; None determines it from the file (``unimol_labels``).
 
     Raises:
-        SourceError: the file is not an LMDB file, or has been cut off.
+        SourceError: the file is not an LMDB file, or is truncated.
     """
     expected = len(unimol_labels(path)) if num_labels is None else num_labels
     for record in _records(path):
         if isinstance(record, DamagedRecord):
             yield SourceMolecule(id=record.key, problem=record.problem)
         elif expected and len(record.targets) != expected:
-            problem = f"record {record.key} has {len(record.targets)} targets where others have {expected}"
+            problem = f"record {record.key} has {len(record.targets)} targets, but others have {expected}"
             yield SourceMolecule(id=record.key, smiles=record.smiles, problem=problem)
         else:
             yield SourceMolecule(
@@ -71,11 +71,11 @@ def _origins(coordinates: Float32) -> tuple[int, ...]:
 
 
 def _read_chosen(path: Path, config: SourceSettings) -> Iterator[SourceMolecule]:
-    """Read the targets if they were asked for, all of them: they have no names of their own."""
+    """Read the targets if any were requested; then all are needed, since they have no names of their own."""
     if config.labels and (there := unimol_labels(path)) != tuple(config.labels):
         given = next((label for label in config.labels if label not in there), "")
         raise SourceError(
-            f"{path} has the targets {', '.join(there) or '(none)'}, source.labels has {', '.join(config.labels)}; "
+            f"{path} has the targets {', '.join(there) or '(none)'}, but source.labels has {', '.join(config.labels)}; "
             f"{nearest(given, there)}"
         )
     return read_unimol(path, len(config.labels))

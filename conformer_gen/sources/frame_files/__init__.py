@@ -1,1 +1,1 @@
-"""Files of frames, elements and coordinates without a graph: XYZ, ASE, HDF5, GEOM and MD17, a reader each."""
+"""Files of frames, elements and coordinates without a graph: XYZ, ASE, HDF5, GEOM, MD17 and PDB, a reader each."""

@@ -6,6 +6,7 @@ decimals and its value the JSON of a row, compressed by zlib, where an array is 
 dtype, numbers]}``.
 """
 
+import array
 import contextlib
 import functools
 import json
@@ -16,18 +17,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import lmdb
 import numpy as np
 import numpy.typing as npt
 
 from conformer_gen.sources.columns import number
 from conformer_gen.sources.frame_files.frames import Frame, bad_frame, group_frames
+from conformer_gen.sources.frame_files.lmdb_pages import LmdbPages, Place
 from conformer_gen.sources.frame_settings import FrameFormat, FramesConfig
 from conformer_gen.sources.inputs.file_names import stem
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.source import Source, SourceSettings
 from unimol_scale.errors import SourceError, StoreError
-from unimol_scale.store.official_lmdb import open_lmdb
 
 SQLITE_MAGIC = b"SQLite format 3\0"
 MOST_BYTES = 16 << 20  # of one row, unpacked: 3,000 atoms with forces take half a megabyte
@@ -64,6 +64,7 @@ def _frames(
     settings: FramesConfig,
     labels: Mapping[str, str],
 ) -> Iterator[Frame | SourceMolecule]:
+    key = ""
     for key, read in rows:
         name = f"{where}:{key}"
         try:
@@ -76,6 +77,8 @@ def _frames(
             continue
         values = tuple(number(found.get(label), f"{name}, {label!r}") for label in labels)
         yield Frame(**frame, labels=values)
+    if not key:
+        yield bad_frame(where, "no_rows", "the database is empty, or its rows have no numbers for keys")
 
 
 def _members(row: Row, name: str) -> Row:
@@ -134,6 +137,7 @@ def _sqlite_rows(path: Path) -> Iterator[tuple[str, Callable[[], Row]]]:
         with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
             if sys.version_info >= (3, 11):
                 connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MOST_BYTES)
+            connection.text_factory = _replaced
             # A view of that name would be a program of the file's.
             is_table = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'systems' AND type = 'table'")
             there = {row[1] for row in connection.execute("PRAGMA table_info(systems)")}
@@ -143,10 +147,14 @@ def _sqlite_rows(path: Path) -> Iterator[tuple[str, Callable[[], Row]]]:
             for key, *values in connection.execute(f"SELECT id, {', '.join(columns)} FROM systems ORDER BY id"):
                 begun = True
                 yield str(key), functools.partial(_from_columns, dict(zip(columns, values, strict=True)))
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter of a damaged schema
         if not begun:
             raise SourceError(f"{path} cannot be read: {error}") from error
         yield "rest", functools.partial(_fail, f"the file cannot be read to its end: {error}")
+
+
+def _replaced(text: bytes) -> str:
+    return text.decode("utf-8", "replace")
 
 
 def _fail(problem: str) -> Row:
@@ -174,23 +182,33 @@ def _from_columns(row: Row) -> Row:
 
 
 def _lmdb_rows(path: Path) -> Iterator[tuple[str, Callable[[], Row]]]:
+    problem = ""
     try:
-        with contextlib.closing(open_lmdb(path)) as environment, environment.begin() as transaction:
-            # In the order of their numbers, which is not that of the keys' bytes; 8 bytes a row.
-            found = (int(key) for key in transaction.cursor().iternext(values=False) if _is_row(key))
-            for key in np.sort(np.fromiter(found, np.int64)).tolist():
-                yield str(key), functools.partial(_unpacked, transaction.get(str(key).encode()))
-    except (lmdb.Error, StoreError) as error:
+        pages = LmdbPages(path)
+    except StoreError as error:
         raise SourceError(f"{path} cannot be read: {error}") from error
+    with pages:
+        found = array.array("q")  # number, and where the row begins and how long it is: 24 bytes a row
+        try:
+            for key, place in pages.places():
+                if _is_row(key):
+                    found.extend((int(key), *place))
+        except StoreError as error:
+            problem = str(error)
+        rows = np.frombuffer(found, np.int64).reshape(-1, 3)
+        for at in np.argsort(rows[:, 0], kind="stable"):  # the keys' own order is that of their bytes
+            number, begin, size = rows[at].tolist()
+            yield str(number), functools.partial(_unpacked, pages, (begin, size))
+    if problem:
+        yield "rest", functools.partial(_fail, problem)
 
 
 def _is_row(key: bytes) -> bool:
     return key.isdigit() and len(key) < LONGEST_KEY
 
 
-def _unpacked(value: bytes | None) -> Row:
-    if value is None:
-        raise ValueError("its key begins with zeros")
+def _unpacked(pages: LmdbPages, place: Place) -> Row:
+    value = pages.value(place, MOST_BYTES)
     if value[:1] == b"\x80":
         raise ValueError("it is a pickle, which is not read; write it anew as .aselmdb")
     machine = zlib.decompressobj()

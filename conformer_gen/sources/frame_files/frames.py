@@ -28,6 +28,7 @@ MOST_ATOMS = 3_000  # of a frame; the largest molecule of a store has 1,000 heav
 # Distances in units of the sum of the covalent radii: of any bond, and of one in a ring of three. Two atoms at a third
 # may be as near to each other as the first, those of CBrI, but not as the second.
 LONGEST_BOND, LONGEST_IN_TRIANGLE = 1.3, 1.15
+LARGEST = float(np.finfo(np.float32).max)  # that a store has room for
 ORIGINS = {"dft": ConformerOrigin.DFT, "file": ConformerOrigin.FILE}
 
 
@@ -163,7 +164,7 @@ def clean_molecule(frames: Frames, config: FramesConfig) -> SourceMolecule | Non
     if energies.shape != (k,) or charges.shape != (k,) or charges[0] % 1 or (charges != charges[0]).any():
         return None
     known = numbers.min() >= 1 and numbers.max() <= len(SYMBOLS)
-    finite = np.isfinite(positions).all() and (frames.energies is None or np.isfinite(energies).all())
+    finite = _is_storable(positions) and (frames.energies is None or _is_storable(energies * scale["energy"]))
     if not known or not finite or len({one.tobytes() for one in positions}) < k:
         return None
     try:
@@ -218,15 +219,15 @@ def _checked(frame: Frame, config: FramesConfig, scale: dict[str, float]) -> _Ch
             raise _RefusedError("too_many_atoms", f"it has {n:,} atoms, at most {MOST_ATOMS:,} are read")
         if numbers.min() < 1 or numbers.max() > len(SYMBOLS):
             raise _RefusedError("unknown_element", "it has an atomic number that is not an element's")
-        if not np.isfinite(positions).all():
-            raise _RefusedError("no_geometry", "a coordinate is not a finite number")
+        if not _is_storable(positions):
+            raise _RefusedError("no_geometry", "a coordinate is not a finite number, or a huge one")
         if frame.has_cell and config.cell == "refuse":
             raise _RefusedError("unit_cell", "it is a cell of a crystal; source.frames.cell=ignore takes it without")
         return _Checked(
             frame=frame,
             numbers=numbers.astype(np.int64),
             positions=positions,
-            energy=_energy(frame.energy) * scale.get("energy", math.nan),
+            energy=_energy(frame.energy, scale.get("energy", math.nan)),
             charge=config.charge if frame.charge is None else _whole(frame.charge),
             atom_labels={name: _atom_label(frame, name, n, scale) for name in config.keep},
         )
@@ -242,12 +243,17 @@ class _RefusedError(Exception):
         self.reason = reason
 
 
-def _energy(value: Any) -> float:  # noqa: ANN401 - whatever a file has
+def _is_storable(values: Float64) -> bool:
+    """Return whether all are finite numbers, of single precision too."""
+    return bool((np.abs(values) <= LARGEST).all())
+
+
+def _energy(value: Any, scale: float) -> float:  # noqa: ANN401 - whatever a file has
     if value is None:
         return math.nan
-    if isinstance(value, str | bytes | bool) or not math.isfinite(float(value)):
-        raise _RefusedError("energy_is_no_number", f"its energy is {value!r}, which is not a finite number")
-    return float(value)
+    if isinstance(value, str | bytes | bool) or not abs(float(value) * scale) <= LARGEST:
+        raise _RefusedError("energy_is_no_number", f"its energy is {value!r}, which is no number, or a huge one")
+    return float(value) * scale
 
 
 def _whole(value: Any) -> int:  # noqa: ANN401
@@ -264,12 +270,12 @@ def _atom_label(frame: Frame, name: str, num_atoms: int, scale: dict[str, float]
         value, factor = frame.atom_labels["gradient"], -scale["gradient"]
     if value is None:
         return np.full((num_atoms, width), np.nan, np.float32)
-    array = np.asarray(value, np.float64)
+    array = np.asarray(value, np.float64) * factor
     if array.size != num_atoms * width or array.shape[0] != num_atoms:
         raise _RefusedError("wrong_count", f"its {name} have the shape {array.shape} and it has {num_atoms} atoms")
-    if np.isinf(array).any():
-        raise _RefusedError("not_finite", f"its {name} are not finite numbers")
-    return (array.reshape(num_atoms, width) * factor).astype(np.float32)
+    if (np.abs(array) > LARGEST).any():  # NaN is one that is missing
+        raise _RefusedError("not_finite", f"its {name} are not finite numbers, or huge ones")
+    return array.reshape(num_atoms, width).astype(np.float32)
 
 
 class _Group:

@@ -17,9 +17,11 @@ from conformer_gen.sources.inputs.file_names import stem
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.source import Source, SourceSettings
 from unimol_scale.errors import SourceError
+from unimol_scale.store.schema import Float64
 
 MOST_BYTES = 64 << 20  # of one molecule; 10,000 conformers of 50 atoms are 18 MB
 LONGEST_LIST = 100_000
+LARGEST_NUMBER = 1_000  # that is taken for one of an element, and may be refused as none
 PICKLES = (".pickle", ".pkl")
 PICKLE_MARKS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 REMEDY = (
@@ -94,7 +96,7 @@ def _frames(name: str, smiles: str, molecule: Any, most: int) -> Iterator[Frame 
         frame, conformer = f"{name}:{at + 1}", conformers[at]
         try:
             atoms = np.asarray(conformer["xyz"], np.float64)
-            if atoms.ndim != 2 or atoms.shape[1] != 4 or (atoms[:, 0] != np.rint(atoms[:, 0])).any():
+            if atoms.ndim != 2 or atoms.shape[1] != 4 or not _are_whole(atoms[:, 0]):
                 raise ValueError(f"its atoms are no rows of number, x, y, z: they have the shape {atoms.shape}")
         except (ValueError, TypeError, KeyError) as error:
             yield bad_frame(frame, "unreadable_row", str(error)[:200])
@@ -107,6 +109,10 @@ def _frames(name: str, smiles: str, molecule: Any, most: int) -> Iterator[Frame 
             smiles=smiles,
             energy=conformer.get("totalenergy"),
         )
+
+
+def _are_whole(numbers: Float64) -> bool:
+    return bool(((numbers == np.rint(numbers)) & (np.abs(numbers) < LARGEST_NUMBER)).all())
 
 
 def _refuse(name: str) -> str:

@@ -41,7 +41,7 @@ def read_md17(path: Path, config: SourceSettings) -> Iterator[SourceMolecule]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield from group_frames(_frames(stem(path.name), archive, settings.most, settings.fields), settings)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError) as error:  # the latter of a version that zipfile does not know
         raise SourceError(f"{path} is no .npz file, or not all of one: {error}") from error
 
 

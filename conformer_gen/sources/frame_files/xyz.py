@@ -1,7 +1,7 @@
 """XYZ files: plain or extended, with any number of frames one after another.
 
-A frame is a line with the number of atoms, a comment, and a line for each atom. In the extended form the comment has
-``key=value`` pairs, among them ``Properties``, which says what the columns are, and ``Lattice``.
+A frame is a line with the number of atoms, a comment line, and one line per atom. In the extended form the comment has
+``key=value`` pairs, among them ``Properties``, which describes the columns, and ``Lattice``.
 """
 
 import re
@@ -34,14 +34,15 @@ def read_xyz(stream: TextStream, config: SourceSettings) -> Iterator[SourceMolec
 
 def _frames(stream: TextStream, settings: FramesConfig, labels: Mapping[str, str]) -> Iterator[Frame | SourceMolecule]:
     lines, at, count = iter(stream.text), 0, None
-    lost = False  # between a frame that went wrong and the next line that is a number of atoms
+    lost = False  # between a damaged frame and the next line with a number of atoms
     while (line := count or next(lines, None)) is not None:
         count = None
         match = COUNT.fullmatch(line)
         if match is None:
             if line.strip() and not lost:
                 at, lost = at + 1, True
-                yield bad_frame(f"{stream.stem}:{at}", "wrong_count", f"it begins with {line.strip()[:50]!r}, no count")
+                problem = f"it begins with {line.strip()[:50]!r}, not a number of atoms"
+                yield bad_frame(f"{stream.stem}:{at}", "wrong_count", problem)
             continue
         at, lost = at + 1, False
         name, size = f"{stream.stem}:{at}", int(match.group(1))
@@ -57,7 +58,7 @@ def _frames(stream: TextStream, settings: FramesConfig, labels: Mapping[str, str
                 break
             atoms.append(line.split())
         if len(atoms) < size:
-            yield bad_frame(name, "wrong_count", f"it says {size} atoms and has {len(atoms)}")
+            yield bad_frame(name, "wrong_count", f"it announces {size} atoms but has {len(atoms)}")
             continue
         yield _frame(name, comment, atoms, settings, labels)
 
@@ -103,7 +104,7 @@ def _unquoted(value: str) -> str:
 
 
 def _columns(text: str) -> dict[str, tuple[int, int]]:
-    """Return the columns [first, last) of each property of an atom."""
+    """Return the columns [first, last) of each property of the atoms."""
     columns: dict[str, tuple[int, int]] = {}
     parts, first = text.split(":"), 0
     for name, _, width in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
@@ -115,7 +116,7 @@ def _columns(text: str) -> dict[str, tuple[int, int]]:
 
 
 def _atomic_number(text: str) -> int:
-    """Return the number of an element; 0 where the text is none."""
+    """Return the atomic number of an element symbol; 0 if it is not one."""
     symbol = text.capitalize()
     return int(text) if text.isdecimal() else ATOMIC_NUMBERS.get(symbol) or ISOTOPES_OF_HYDROGEN.get(symbol, 0)
 
@@ -128,7 +129,7 @@ def _number(text: str | None) -> Any:  # noqa: ANN401 - what is not a number is 
 
 
 XYZ_FORMAT = FrameFormat(
-    # As ASE writes them.
+    # Names that ASE writes.
     units={"positions": "Å", "energy": "eV", "forces": "eV/Å", "charges": "e"},
     fields={
         **{name: name for name in ("energy", "forces", "charges", "charge", "smiles", "name")},

@@ -1,4 +1,4 @@
-"""What the name of a file says: its suffix without that of a compression, its stem, whether it is an archive."""
+"""What a file name tells: its suffix without that of a compression, its stem, and whether it is an archive."""
 
 from pathlib import PurePosixPath
 
@@ -7,7 +7,7 @@ ARCHIVES = (".tar", ".tgz", ".tbz2", ".txz")
 
 
 def bare_suffix(name: str) -> str:
-    """Return the suffix of a file name without that of its compression, in lower case."""
+    """Return the suffix of a file name in lower case, ignoring the suffix of a compression."""
     return _uncompressed(name).suffix.lower()
 
 

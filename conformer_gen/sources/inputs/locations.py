@@ -1,8 +1,8 @@
-"""The inputs of a source → the files and URLs to read, in their order; URLs → local files.
+"""Turns the inputs of a source into an ordered list of files and URLs, and URLs into local files.
 
-A directory holds files of the source's suffixes, plain, compressed or in tar archives; links to folders are followed,
-and whatever several links lead to is read once. Lists and scripts are taken
-where they are named, not where they lie in a directory, beside what they fetched.
+In a directory, files with the source's suffixes are read: plain, compressed or in tar archives. Links to folders are
+followed, and a file that several links lead to is read once. Lists and scripts of URLs count only if they are named
+themselves, not if they lie in a directory, beside the files that they have downloaded.
 """
 
 import itertools
@@ -23,10 +23,10 @@ URL = re.compile(r"\b[a-z0-9]+://[^\s'\"<>|;]+", re.IGNORECASE)
 
 
 def locate(config: SourceConfig) -> list[str]:
-    """Return the local paths and URLs to read, in the order in which they are read.
+    """Return the local paths and URLs to read, in reading order.
 
     Raises:
-        SourceError: a path does not exist, a directory holds no file of the source's kind, a tranche cannot be.
+        SourceError: a path does not exist, a directory has no file of the source's kind, or a tranche is not valid.
     """
     kind = config.kind
     if kind.bundled is not None:
@@ -39,7 +39,7 @@ def locate(config: SourceConfig) -> list[str]:
 
 
 def describe(config: SourceConfig) -> list[str]:
-    """Return the inputs as a store tells of them: the names and sizes of local files, not their paths; and URLs.
+    """Describe the inputs for the store's manifest: names and sizes of local files, without their paths, and URLs.
 
     Raises:
         SourceError: as ``locate``.
@@ -51,16 +51,16 @@ def describe(config: SourceConfig) -> list[str]:
 
 
 def fetch(places: Sequence[str], config: SourceConfig, downloads: Path | None) -> Iterator[Path]:
-    """Yield the local file of each place, in order; URLs are fetched into ``downloads``, some ahead of the reader.
+    """Yield the local file of each place, in order; URLs are downloaded into ``downloads``, some ahead of the reader.
 
     Raises:
-        SourceError: a URL cannot be fetched, or there is no directory to fetch it into.
+        SourceError: a URL cannot be downloaded, or there is no directory to download it into.
     """
     for remote, group in itertools.groupby(places, is_url):
         if not remote:
             yield from map(Path, group)
         elif downloads is None:
-            raise SourceError(f"{next(group)} has not been fetched yet; local files are needed here")
+            raise SourceError(f"{next(group)} has not been downloaded yet; local files are needed here")
         else:
             yield from fetch_all(list(group), downloads, FetchOptions(missing_ok=config.missing_ok))
 
@@ -75,18 +75,18 @@ def _expand(text: str, config: SourceConfig) -> list[str]:
         if path.suffix.lower() in LISTS + SCRIPTS:
             return _in_list(path)
         if not config.kind.in_archives and is_archive(path.name):
-            raise SourceError(f"{path}: {config.name} is not read from archives; unpack it")
+            raise SourceError(f"{path}: {config.name} cannot be read from archives; unpack it")
         return [text]
     if config.kind.expand is not None and (urls := config.kind.expand(text, config)) is not None:
         return urls
-    also = f" and is no {config.kind.word}" if config.kind.word else ""
+    also = f" and is not a {config.kind.word}" if config.kind.word else ""
     raise SourceError(f"--input {text} does not exist{also}")
 
 
 def _in_directory(path: Path, kind: Source) -> list[str]:
     wanted = kind.suffixes + ARCHIVES if kind.in_archives else kind.suffixes
-    found: dict[Path, Path] = {}  # by where they really lie
-    # Files before links to them: a row's name may come from its file's.
+    found: dict[Path, Path] = {}  # by resolved path
+    # Files come before links to them, because a row's name may come from the name of its file.
     for file in sorted(_walk(path, wanted), key=lambda file: (file.is_symlink(), file)):
         found.setdefault(file.resolve(), file)
     if not found:
@@ -108,20 +108,22 @@ def _walk(top: Path, wanted: Sequence[str]) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(folder.resolve())
-        # Real folders first: what links lead to has its own place.
+        # Real folders first: the targets of links have places of their own.
         folders.sort(key=lambda name: ((folder / name).is_symlink(), name))
         for file in (folder / name for name in names if not name.startswith("._")):
             if file.is_symlink() and not file.exists():
-                if not file.suffix or bare_suffix(file.name) in wanted:  # it may have been a folder, or such a file
+                # Its target may have been a folder or such a file.
+                if not file.suffix or bare_suffix(file.name) in wanted:
                     raise SourceError(
-                        f"--input {top}: {file} is a link to {file.readlink()}, which is not there; mend or remove it"
+                        f"--input {top}: {file} is a link to {file.readlink()}, which does not exist; repair or "
+                        "remove the link"
                     )
             elif bare_suffix(file.name) in wanted and file.is_file():
                 yield file
 
 
 def _in_list(path: Path) -> list[str]:
-    """Return the URLs and files of a list (one a line) or of a download script."""
+    """Return the URLs and files in a list (one per line) or in a download script."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     if path.suffix.lower() in SCRIPTS:
         places = [match.group() for line in lines if not line.lstrip().startswith("#") for match in URL.finditer(line)]
@@ -133,7 +135,7 @@ def _in_list(path: Path) -> list[str]:
 
 
 def _listed_file(path: Path, place: str) -> str:
-    file = path.parent / place  # an absolute place stays as it is
+    file = path.parent / place  # an absolute path stays as it is
     if "://" in place or not file.is_file():
-        raise SourceError(f"{path} lists {place[:200]!r}, which is neither a URL that can be fetched nor a file")
+        raise SourceError(f"{path} lists {place[:200]!r}, which is neither a supported URL nor a file")
     return str(file)

@@ -1,4 +1,4 @@
-"""Remote inputs: URLs in, complete local files out, in the same order. Knows nothing of what is in the files."""
+"""Downloads remote inputs: yields complete local files in the order of the URLs. Knows nothing of their content."""
 
 import collections
 import concurrent.futures
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 def is_url(text: str) -> bool:
-    """Return whether a text is a URL of a scheme that can be fetched, such as http://, https://, s3:// or gs://."""
+    """Return whether a text is a URL with a supported scheme, such as http://, https://, s3:// or gs://."""
     scheme, separator, rest = text.partition("://")
     return bool(separator and rest) and scheme.lower() in (*HTTP_SCHEMES, *OBJECT_STORES)
 
@@ -40,19 +40,19 @@ def local_path(url: str, directory: Path) -> Path:
 
 
 def fetch_all(urls: Sequence[str], directory: Path, options: FetchOptions = DEFAULT_OPTIONS) -> Iterator[Path]:
-    """Yield the complete local file of each URL, in their order; a URL that stands twice counts once.
+    """Yield the complete local file of each URL, in their order; a URL that occurs twice counts once.
 
-    Files of an earlier run are used as they are, and unfinished ones are continued with a ``Range`` request if the
-    server still has the same version. At most ``options.ahead`` files are fetched ahead of the one being read.
+    Files of an earlier run are reused, and unfinished ones are continued with a ``Range`` request if the server still
+    has the same version. At most ``options.ahead`` files are downloaded ahead of the one being read.
 
     Args:
         urls: http(s), s3 or gs.
-        directory: where files are kept; made if absent. One process at a time may use it.
+        directory: where files are kept; created if needed. Only one process at a time may use it.
         options: connections, tries, and what to do about missing files.
 
     Raises:
-        SourceError: a file is missing (unless ``missing_ok``), is a web page, or does not come after all tries; the
-            message has its URL. Also where the package for a scheme is missing, or the disk is full.
+        SourceError: a file is missing (unless ``missing_ok``), is a web page, or could not be downloaded in any of the
+            tries; the message has its URL. Also raised if the package for a scheme is missing, or the disk is full.
     """
     distinct = collections.deque(dict.fromkeys(urls))
     stop, missing = threading.Event(), list[str]()
@@ -81,7 +81,7 @@ def fetch_all(urls: Sequence[str], directory: Path, options: FetchOptions = DEFA
             except MissingError as error:
                 if not options.missing_ok:
                     raise
-                progress.warn(f"passed over: {error}")
+                progress.warn(f"skipped: {error}")
                 missing.append(url)
                 commit_text(directory / MISSING_NAME, "".join(f"{name}\n" for name in missing))
                 submit()
@@ -108,9 +108,9 @@ def _wait(future: "concurrent.futures.Future[Path]", progress: "_Progress") -> P
 
 
 class _Progress:
-    """Says every few seconds how many files and bytes have come.
+    """Reports every few seconds how many files and bytes have arrived.
 
-    Messages rather than a bar: files are read while a stage of the build shows its own, and messages come out above it.
+    It logs messages instead of a bar, since a stage of the build may show its own bar meanwhile; messages appear above.
     """
 
     def __init__(self, files: int) -> None:

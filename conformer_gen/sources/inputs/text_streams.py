@@ -1,7 +1,7 @@
-"""Files and archives → streams of text, whole lines only, whatever is wrong with the end of the data.
+"""Turns files and archives into streams of text with whole lines, even if the end of the data is damaged.
 
-Members of tar archives are read in order as streams, nothing is unpacked to disk. Where data is cut off or damaged, one
-more row says so.
+Members of tar archives are read in order as streams; nothing is unpacked to disk. If data is truncated or damaged, an
+additional row reports it.
 """
 
 import io
@@ -20,9 +20,9 @@ class TextStream:
     """The text of one file or of one member of an archive.
 
     Attributes:
-        name: for messages: that of the file, and of the member.
-        stem: for naming rows.
-        text: the lines; bytes that are not UTF-8 become marks that no SMILES has.
+        name: name for messages: that of the file, and of the archive member.
+        stem: stem of the name, for naming rows.
+        text: the lines; bytes that are not UTF-8 become marks that no SMILES contains.
     """
 
     def __init__(self, name: str, unpacked: Unpacked) -> None:
@@ -35,7 +35,7 @@ Opened = Callable[[BinaryIO], None]
 
 
 def ignore(file: BinaryIO) -> None:
-    """Do nothing with a file that was opened."""
+    """Do nothing with an opened file."""
 
 
 def read_streams(
@@ -46,7 +46,7 @@ def read_streams(
     Data that ends too early adds a row with that problem.
 
     Raises:
-        SourceError: a web page, a binary file or a zip archive; an archive that holds no such member.
+        SourceError: the file is a web page, a binary file or a zip archive, or an archive without such a member.
     """
     with path.open("rb") as file:
         opened(file)
@@ -70,7 +70,7 @@ def _read_archive(path: Path, outer: Unpacked, suffixes: Sequence[str], read: Re
         with tarfile.open(fileobj=pipe, mode="r|") as archive:
             for entry in archive:
                 base = entry.name.rsplit("/", 1)[-1]
-                # Archives made on a Mac hold a "._name" beside every name.
+                # Archives made on a Mac contain a "._name" beside every name.
                 if not entry.isfile() or base.startswith(".") or bare_suffix(base) not in suffixes:
                     continue
                 num_members += 1
@@ -83,7 +83,7 @@ def _read_archive(path: Path, outer: Unpacked, suffixes: Sequence[str], read: Re
     except tarfile.TarError as error:
         problem = str(error)
     if any(pipe.tail):
-        problem = problem or "the archive has no end: members may be missing"
+        problem = problem or "the archive is truncated: members may be missing"
     if outer.problem or problem:
         why = f"{path}: {outer.problem or problem}"
         yield SourceMolecule(id=f"{stem(path.name)}:truncated", problem=why, ends_early=True)
@@ -92,7 +92,7 @@ def _read_archive(path: Path, outer: Unpacked, suffixes: Sequence[str], read: Re
 
 
 class _Pipe:
-    """What tarfile reads from; it takes an archive that is cut off between two members for a whole one.
+    """The input of tarfile, which by itself does not notice an archive that is cut off between two members.
 
     Attributes:
         tail: the last bytes read; a whole archive ends with zeros.
@@ -109,14 +109,14 @@ class _Pipe:
 
 
 class _Member(io.RawIOBase):
-    """One member of an archive that is read as a stream; unlike tarfile's own, it gives what there is of it."""
+    """One member of an archive read as a stream; unlike tarfile's own, it returns what exists of a truncated member."""
 
     def __init__(self, stream: Any, size: int) -> None:  # noqa: ANN401 - tarfile's private stream
         self._stream = stream
         self.num_missing = size
 
     def missing(self) -> int:
-        """Return how many of its bytes have not come yet."""
+        """Return how many of its bytes have not arrived yet."""
         return self.num_missing
 
     def readable(self) -> bool:

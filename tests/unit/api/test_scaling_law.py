@@ -124,9 +124,9 @@ def test_a_law_is_readable(table):
         (
             {"trajectories": True, "burn_in": 0.5, "burn_in_steps": 5},
             us.ConfigError,
-            "^burn_in and burn_in_steps say the same in two ways",
+            "^burn_in and burn_in_steps exclude each other",
         ),
-        ({"trajectories": True, "burn_in_steps": 5}, us.RunError, "does not say how many steps it has; use burn_in"),
+        ({"trajectories": True, "burn_in_steps": 5}, us.RunError, "does not record its number of steps; use burn_in"),
         ({"leave_out": ["run-99"]}, us.RunError, "^leave_out run-99: there is no such run"),
         ({"columns": {"losss": "x"}}, us.RunError, "unknown column 'losss'; did you mean 'loss'"),
         ({"columns": {"loss": "final"}}, us.RunError, "the table has no column 'final' for loss; name it with columns"),

@@ -139,7 +139,7 @@ def test_what_cannot_be_imported_is_told(module, tmp_path, text, reference, mess
         (
             "law",
             "from unimol_scale.scaling.law.laws import Chinchilla\nclass X(Chinchilla):\n def __init__(self, p): pass",
-            "it is made without arguments, or with variable alone",
+            "it must take no arguments, or only variable",
         ),
         (
             "metric",
@@ -159,7 +159,7 @@ def test_what_cannot_be_imported_is_told(module, tmp_path, text, reference, mess
             "it is unknown whether higher or lower values of 'X' are better",
         ),
         ("log", "class X:\n def event(self, event): pass", "lacks the methods close"),
-        ("log", "X = 3", "called with a unimol_scale.engine.log.sinks.SinkStart"),
+        ("log", "X = 3", "takes a unimol_scale.engine.log.sinks.SinkStart"),
     ],
 )
 def test_what_is_no_such_thing_is_told_what_it_lacks(module, kind, text, message):
@@ -177,7 +177,7 @@ def test_what_is_no_such_thing_is_told_what_it_lacks(module, kind, text, message
             "every parameter needs its own name",
         ),
         ("Term(coefficient='E')", "none of its terms has a variable"),
-        ("Term(coefficient='E'), Term(coefficient='F')", "one term at most is constant"),
+        ("Term(coefficient='E'), Term(coefficient='F')", "at most one term may be constant"),
         ("Term(coefficient='A', variable='N')", "both a variable and an exponent or neither"),
     ],
 )

@@ -97,7 +97,7 @@ def test_an_unknown_label_is_told_with_the_nearest(store):
 
 
 def test_hydrogens_can_not_be_kept_where_there_are_none(store):
-    with pytest.raises(ConfigError, match=r"has none as atoms.*--hydrogens"):
+    with pytest.raises(ConfigError, match=r"has no hydrogens as atoms.*--hydrogens"):
         MoleculeReader(store, "train", hydrogens="keep")
 
 

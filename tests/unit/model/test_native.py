@@ -254,7 +254,7 @@ def test_without_a_library_torch_computes(compiler, monkeypatch, tmp_path, caplo
     try:
         with caplog.at_level(logging.WARNING):
             assert not suits(torch.zeros(3, 8))
-        assert f"{compiler} did not compile the CPU kernels" in caplog.text
+        assert f"{compiler} could not compile the CPU kernels" in caplog.text
         x = random(1, 3, 3, 8)
         found = channel_first_linear(x, torch.ones(2, 8), torch.zeros(2))
         expected = kernels.channel_first_linear(x, torch.ones(2, 8), torch.zeros(2))

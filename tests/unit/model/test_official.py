@@ -67,7 +67,7 @@ def test_stated_dimensions_must_be_those_of_the_tensors():
         (lambda t: t["se3_invariant_kernel.gaussian.mean"].mul_(2), "gaussian.mean"),
         (
             lambda t: [t.pop(name) for name in list(t) if name.startswith("encoder.layers.1.")],
-            r"encoder.layers.1.\* *' are missing, though layer 2 is there",
+            r"encoder.layers.1.\* *' are missing, although layer 2 is present",
         ),
     ],
 )

@@ -201,7 +201,7 @@ def test_coordinates_are_not_asked_of_a_model_without_geometry():
 
 
 def test_noise_of_no_size_and_nothing_to_predict_are_refused():
-    with pytest.raises(ConfigError, match="noise_std must be positive"):
+    with pytest.raises(ConfigError, match="noise_std and every noise_std_of must be positive"):
         DenoiseConfig(predict="noise", noise_std=0.0)
     with pytest.raises(ConfigError, match="nothing to predict"):
         DenoiseConfig(predict="noise", coordinate_weight=0.0, token_weight=0.0)

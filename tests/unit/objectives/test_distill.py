@@ -212,7 +212,7 @@ def test_parameters_and_flops_are_those_of_student_and_teacher():
     ("student", "teacher", "message"),
     [
         (preset("0.03M"), TEACHER, "model.geometry is true"),
-        (STUDENT, preset("0.1M", geometry=False), "sees the 2D graph only, and a teacher must see 3D"),
+        (STUDENT, preset("0.1M", geometry=False), "sees only the 2D graph, but a teacher must see 3D"),
     ],
 )
 def test_a_pair_that_does_not_fit_is_refused(student, teacher, message):

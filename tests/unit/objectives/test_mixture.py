@@ -98,7 +98,7 @@ def test_flops_are_those_of_the_parts_by_share():
         ({"mixture": {"denoise": 0.5, "blend": 0.4}}, "must sum to 1, its sum is 0.9"),
         ({"mixture": {"denoise": 1.0, "blend": 0.0}}, "mixture.blend must be positive"),
         ({"mixture": {"denoise": 0.5, "blent": 0.5}}, "did you mean 'blend'"),
-        ({"mixture": {"denoise": 0.5, "distill": 0.5}}, "only denoise and blend can; it is learnt alone"),
+        ({"mixture": {"denoise": 0.5, "distill": 0.5}}, "only denoise and blend can; train it alone"),
         ({"mixture": {"denoise": 0.5, "mixture": 0.5}}, "mixture cannot be part of a mixture"),
         ({"mixture": {"denoise": 0.5, "mine.file:Mine": 0.5}}, "mine.file:Mine cannot be part of a mixture"),
         ({"mixture": {}}, "a mixture needs both"),

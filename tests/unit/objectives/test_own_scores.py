@@ -37,7 +37,7 @@ def test_a_sum_for_each_term_is_taken():
     ("returned", "message"),
     [
         (torch.tensor(1.0), "Mine: score must return a dictionary, term → sum, not a Tensor"),
-        ({"tokens": torch.tensor(1.0)}, "Mine: score returns the terms tokens, and corrupt has counted token"),
+        ({"tokens": torch.tensor(1.0)}, "Mine: score returns the terms tokens, but corrupt counted token"),
         ({"token": 1.0}, "token is float"),
         ({"token": torch.zeros(3)}, r"token is torch\.float32 \[3\]"),
         ({"token": torch.tensor(1.0).bfloat16()}, r"in torch\.float32; token is torch\.bfloat16 \[\]"),

@@ -67,5 +67,5 @@ def test_a_version_that_does_not_fit_is_damage(tmp_path: Path) -> None:
     write_store(tmp_path, RECORDS, atom_labels=NAMES)
     file = tmp_path / MANIFEST_NAME
     file.write_text(file.read_text().replace('"schema_version": 3', '"schema_version": 2'))
-    with pytest.raises(StoreError, match="schema_version is 2; with what the store has it is 3"):
+    with pytest.raises(StoreError, match="schema_version is 2, but the contents of this store need 3"):
         open_store(tmp_path)

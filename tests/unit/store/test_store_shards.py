@@ -96,7 +96,7 @@ def test_an_empty_split_has_length_zero(tmp_path: Path) -> None:
 
 def test_coordinates_that_do_not_fit_in_16_bits_are_an_error() -> None:
     far = dataclasses.replace(RECORDS[0], coordinates=RECORDS[0].coordinates + 40)
-    with pytest.raises(StoreError, match="'molecule-0' reaches beyond ±32"):
+    with pytest.raises(StoreError, match="'molecule-0' has coordinates beyond ±32"):
         encode([far], Layout(0.001))
     missing = dataclasses.replace(RECORDS[0], coordinates=RECORDS[0].coordinates * np.nan)
     with pytest.raises(StoreError, match="not finite"):
@@ -117,7 +117,7 @@ def test_a_code_that_no_vocabulary_has_is_damage(column: str, packed: int) -> No
     at = batch.schema.get_field_index(column)
     wrong = batch[column].to_pylist()
     wrong[0][0] = packed
-    with pytest.raises(StoreError, match=f"{column} holds a code outside"):
+    with pytest.raises(StoreError, match=f"{column} has a code outside"):
         ColumnViews.of(batch.set_column(at, batch.schema.field(at), pa.array(wrong, batch[column].type))).check()
 
 

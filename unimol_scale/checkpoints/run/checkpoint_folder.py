@@ -23,7 +23,7 @@ from typing import Any
 from unimol_scale.checkpoints.run.shares import read_notes
 from unimol_scale.checkpoints.safetensors_writer import FileEntry
 from unimol_scale.common.files import commit_text, flush, hash_file
-from unimol_scale.common.run_files import CHECKPOINTS
+from unimol_scale.common.run_files import CHECKPOINTS, LATEST
 from unimol_scale.common.text.json_files import NotJsonError, hash_json, read_json, write_json
 from unimol_scale.common.units import byte_size
 from unimol_scale.config import Origin, build
@@ -34,7 +34,6 @@ from unimol_scale.model.presets import ModelConfig
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-LATEST = "latest"
 BEST = "best"
 _FOLDER = re.compile(r"step-\d{8,}")
 _DELETED = "tmp-deleted-"

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from unimol_scale.checkpoints.run.checkpoint_folder import (
     BEST,
-    LATEST,
     CheckpointInfo,
     delete_leftovers,
     folder_name,
@@ -20,7 +19,7 @@ from unimol_scale.checkpoints.run.checkpoint_folder import (
     read_manifest,
     step_folders,
 )
-from unimol_scale.common.run_files import CHECKPOINTS, CONFIG_NAME, DECAY_FRACTION, SUMMARY_NAME, decay_start
+from unimol_scale.common.run_files import CHECKPOINTS, CONFIG_NAME, DECAY_FRACTION, LATEST, SUMMARY_NAME, decay_start
 from unimol_scale.common.summary_file import UnreadableRunError, read_summary
 from unimol_scale.common.trees import Flat, flatten
 from unimol_scale.config import read_yaml

@@ -41,7 +41,13 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         help="with --dry-run: device of the estimate, such as a100 or h100 (default: this machine's)",
     )
     verb.add_argument(
-        "--only", action="append", default=[], metavar="RUN", help="train only this run of the ladder; may be repeated"
+        "--atoms",
+        type=int,
+        metavar="N",
+        help="with --dry-run, without a store: molecules of N atoms, such as 25",
+    )
+    verb.add_argument(
+        "--only", action="append", default=[], metavar="RUN", help="this run of the ladder alone; may be repeated"
     )
     verb.add_argument(
         "--slurm", action="store_true", help="write a Slurm job array with one task per run, instead of training here"
@@ -109,13 +115,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 "--submit, --only or --dry-run"
             )
         return _write_next(arguments)
-    if arguments.device is not None and not arguments.dry_run:
-        raise ConfigError("--device belongs to --dry-run; the runs themselves use this machine's devices")
-    if arguments.submit and not arguments.slurm:
-        raise ConfigError("--submit belongs to --slurm")
-    for name, where in OF_NEXT.items():
-        if getattr(arguments, name) is not None:
-            raise ConfigError(f"--{name.replace('_', '-')} belongs to --next; {where}")
+    _check_options_of_a_file(arguments)
     from unimol_scale.scaling.ladder.ladder import plan, read_ladder
     from unimol_scale.scaling.ladder.ladder_rates import rate_lines
 
@@ -130,10 +130,23 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         from unimol_scale.engine.planning.run_estimates import RunEstimates
 
-        return _print_plan(config, rungs, RunEstimates(arguments.device))
+        return _print_plan(config, rungs, RunEstimates(arguments.device, arguments.atoms))
     if arguments.slurm:
         return _write_slurm(config, arguments.config, rungs, submitting=arguments.submit)
     return _launch(config, arguments.config, rungs)
+
+
+def _check_options_of_a_file(arguments: argparse.Namespace) -> None:
+    """Refuse options that a ladder file cannot have, or that belong to another one."""
+    if arguments.device is not None and not arguments.dry_run:
+        raise ConfigError("--device belongs to --dry-run; the runs take what the machine has")
+    if arguments.atoms is not None and not arguments.dry_run:
+        raise ConfigError("--atoms belongs to --dry-run; the runs read the store of the ladder's file")
+    if arguments.submit and not arguments.slurm:
+        raise ConfigError("--submit belongs to --slurm")
+    for name, where in OF_NEXT.items():
+        if getattr(arguments, name) is not None:
+            raise ConfigError(f"--{name.replace('_', '-')} belongs to --next; {where}")
 
 
 def _count(size: str, settings: Mapping[str, Any]) -> "ObjectiveCount":

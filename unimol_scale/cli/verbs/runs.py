@@ -74,12 +74,19 @@ def run_list(arguments: argparse.Namespace) -> int:
             one.objective or "–",
             "–" if one.steps is None else f"{one.steps:,}",
             "–" if one.molecules is None else f"{one.molecules:,.0f}",
-            "–" if one.loss is None else f"{one.loss:.4f}",
+            _validation_loss(one.loss, one.loss_step),
             "–" if one.seconds is None else duration(one.seconds),
             one.state,
         )
     Console().print(table)
     return 0
+
+
+def _validation_loss(loss: float | None, step: int | None) -> str:
+    """Return the loss of an unfinished run with its step, since training may be far beyond it."""
+    if loss is None:
+        return "–"
+    return f"{loss:.4f}" if step is None else f"{loss:.4f} (step {step:,})"
 
 
 def run_table(arguments: argparse.Namespace) -> int:
@@ -146,7 +153,11 @@ def run_prune(arguments: argparse.Namespace) -> int:
             print(f"{run.folder}: {info.path.name} is not needed, {byte_size(info.bytes)}")
     number, size = sum(len(run.unneeded) for run in found), byte_size(sum(run.bytes for run in found))
     if not arguments.yes:
-        print(f"{counted(number, 'checkpoint')} ({size}) can be deleted. Nothing was deleted; --yes deletes them")
+        if number:
+            found_some = f"{counted(number, 'checkpoint')} of {size} can be deleted."
+            print(f"{found_some} Nothing was deleted yet; add --yes to do it.")
+        else:
+            print("No checkpoint can be deleted: every one is still needed.")
         return 0
     for run in found:
         if not run.left_alone:

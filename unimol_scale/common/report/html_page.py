@@ -27,9 +27,11 @@ table { border-collapse: collapse; font-size: .9rem; }
 th, td { border: 1px solid #e3e3e3; padding: .35rem .6rem; text-align: left; vertical-align: top; }
 th { background: #f7f7f8; }
 .cards img { display: block; min-width: 9rem; max-width: min(28rem, 90vw); }
+.pairs img { width: 10rem; }
 @media (max-width: 45rem) {
   .cards table, .cards tbody, .cards tr, .cards td { display: block; }
   .cards thead { display: none; }
+  .pairs img { width: auto; }
   .cards tr { border: 1px solid #ccc; border-radius: 6px; margin: 0 0 1rem; padding: .3rem .6rem; }
   .cards td { border: 0; padding: .15rem 0; }
   .cards td::before { content: attr(data-label) ": "; color: #666; font-size: .8rem; }
@@ -96,10 +98,15 @@ def _tables(tokens: Sequence["Token"]) -> Iterator[Sequence["Token"]]:
 
 
 def _prepare_table(table: Sequence["Token"]) -> None:
-    """Set the class of a table, and give each cell of a table with pictures its column title, which cards show."""
+    """Say of which kind it is, and give each cell the title of its column, which a card shows.
+
+    Where a row has several pictures they are small, so that the table is not wider than the page.
+    """
     header = [table[at + 1].content for at, token in enumerate(table) if token.type == "th_open"]
-    has_pictures = any(child.type == "image" for token in table for child in token.children or ())
-    table[0].attrs["class"] = "scroll cards" if has_pictures else "scroll"
+    drawn = [sum(child.type == "image" for child in token.children or ()) for token in table]
+    has_pictures, rows = any(drawn), sum(token.type == "tr_open" for token in table) - 1
+    kinds = ["scroll", *(["cards"] if has_pictures else []), *(["pairs"] if sum(drawn) > rows else [])]
+    table[0].attrs["class"] = " ".join(kinds)
     if has_pictures:
         cells = [token for token in table if token.type == "td_open"]
         for place, cell in enumerate(cells):

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,6 @@ def write_json(path: Path, tree: Mapping[str, Any], indent: int | None = 1) -> N
     commit_text(path, json.dumps(tree, indent=indent) + "\n")
 
 
-def hash_json(tree: Mapping[str, Any]) -> str:
-    """Return the hexadecimal SHA-256 of a tree written as JSON with sorted keys."""
+def hash_json(tree: Mapping[str, Any] | Sequence[Any]) -> str:
+    """Return the SHA-256 of a tree as JSON, hexadecimal, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

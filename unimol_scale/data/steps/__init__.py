@@ -1,1 +1,1 @@
-"""Which molecules are in a step, and how they are cut into micro-batches: pure arithmetic."""
+"""Which molecules a step sees, and how they are cut into micro-batches: pure arithmetic."""

@@ -1,7 +1,7 @@
-"""How a global batch is cut into micro-batches, and which rank runs which: pure arithmetic on sizes. NumPy only.
+"""Cuts a global batch into micro-batches and assigns them to ranks: pure arithmetic on sizes. NumPy only.
 
-A micro-batch of molecules padded to its largest costs count · (largest + 1)² pairs, virtual node included. Shapes: G
-molecules of the batch, C places where the sorted batch may be cut.
+A micro-batch is padded to its largest molecule and costs count · (largest + 1)² pairs, virtual node included. Shapes: G
+molecules in the batch, C places where the sorted batch may be cut.
 """
 
 from dataclasses import dataclass
@@ -16,24 +16,24 @@ Int32 = npt.NDArray[np.int32]
 Float64 = npt.NDArray[np.float64]
 Bounds = list[tuple[int, int]]
 
-# Cuts are searched among about so many places, a few milliseconds' work.
+# Number of candidate places for cuts, chosen so that the search takes a few milliseconds.
 _PLACES = 128
-# A batch cut into more than this has micro-batches of nearly one size each, and nothing is left to gain.
+# A batch cut into more micro-batches than this has nearly equal sizes in each, so a search gains nothing.
 _MOST_SEARCHED = 128
-# Limits of one micro-batch's cost, as multiples of the lowest possible, among which several ranks take the best: a low
-# one keeps the ranks equally busy, a high one pads less.
+# Candidate limits for the cost of one micro-batch, as multiples of the lowest possible; several ranks use the best one.
+# A low limit balances the ranks, a high one needs less padding.
 _LIMITS = (1.0, 1.1, 1.25, 1.5)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatchPlan:
-    """How a global batch is cut: ``members[m]`` are positions in the batch; micro-batch m runs on rank m % ranks.
+    """How a global batch is cut: ``members[m]`` are positions in the batch; micro-batch m runs on rank m % world_size.
 
-    Every rank runs the same number of micro-batches, or ZeRO-3 would hang. A batch that does not divide among the ranks
-    leaves some with one too few; these run a filler whose result does not count. Training batches always divide.
+    Every rank runs the same number of micro-batches, or ZeRO-3 would hang. If a batch does not divide among the ranks,
+    some have one too few and run a filler whose result does not count. Training batches always divide.
 
     Attributes:
-        members: micro-batches; those that run at the same time are of neighbouring cost, costlier ones come later.
+        members: micro-batches. Those that run at the same time have similar cost, and costlier ones come later.
         world_size: number of ranks.
     """
 
@@ -42,11 +42,11 @@ class MicroBatchPlan:
 
     @property
     def per_rank(self) -> int:
-        """Micro-batches that every rank runs."""
+        """Number of micro-batches that every rank runs."""
         return -(-len(self.members) // self.world_size)
 
     def num_counted(self, rank: int) -> int:
-        """Return how many of a rank's micro-batches count; the rest are fillers."""
+        """Return how many of a rank's micro-batches count; the others are fillers."""
         return len(self.members[rank :: self.world_size])
 
     def of_rank(self, rank: int) -> tuple[Int64, ...]:
@@ -56,39 +56,39 @@ class MicroBatchPlan:
 
 
 def pair_cost(num_atoms: Int32, count: int) -> int:
-    """Return the padded pairs Σ(n+1)² of ``count`` molecules padded to the largest of ``num_atoms``."""
+    """Return the padded pairs Σ(n+1)² of ``count`` molecules that are padded to the largest of ``num_atoms``."""
     return count * (int(num_atoms.max()) + 1) ** 2
 
 
 def check_budget(largest: int, max_pairs: int, setting: str = "data.max_pairs") -> None:
-    """Refuse a budget that does not hold one molecule of ``largest`` atoms.
+    """Refuse a budget that is too small for one molecule of ``largest`` atoms.
 
     Args:
         largest: atoms of the largest molecule.
-        max_pairs: the budget.
-        setting: what the user calls it.
+        max_pairs: the budget, in padded pairs.
+        setting: the name of the budget's setting, for the message.
 
     Raises:
-        ConfigError: names both.
+        ConfigError: the message names both.
     """
     if (largest + 1) ** 2 > max_pairs:
         raise ConfigError(
-            f"a molecule of {largest} atoms needs {(largest + 1) ** 2} pairs, more than {setting} {max_pairs}; "
-            f"raise {setting} or build the store with fewer atoms a molecule"
+            f"a molecule of {largest} atoms needs {(largest + 1) ** 2} pairs, more than {setting} {max_pairs}; raise "
+            f"{setting} or build the store with smaller molecules (curate.max_atoms)"
         )
 
 
 def plan_micro_batches(num_atoms: Int32, world_size: int, max_pairs: int) -> MicroBatchPlan:
-    """Cut a global batch into micro-batches under a budget so that the ranks together spend the fewest pairs.
+    """Cut a global batch into micro-batches within a budget, such that the ranks together compute the fewest pairs.
 
-    The batch is sorted by size and cut into the least number of micro-batches that fits the budget and divides among
-    the ranks. Ranks wait for one another, so what a cut costs is, for each turn, the costliest of the micro-batches
-    that run at the same time: padding and waiting in one number.
+    The batch is sorted by size and cut into the smallest number of micro-batches that fits the budget and divides among
+    the ranks. Ranks wait for one another, so the cost of a cut is the sum, over turns, of the costliest of the
+    micro-batches that run at the same time; it covers both padding and waiting.
 
     Args:
         num_atoms: [G] atoms of each molecule.
         world_size: ranks.
-        max_pairs: most padded pairs Σ(n+1)² of one micro-batch, virtual node included.
+        max_pairs: upper limit on the padded pairs Σ(n+1)² of one micro-batch, virtual node included.
 
     Raises:
         ConfigError: the largest molecule alone exceeds the budget.
@@ -103,7 +103,7 @@ def plan_micro_batches(num_atoms: Int32, world_size: int, max_pairs: int) -> Mic
         found = _cheapest(cost_G, bounds, sorted(limits))
         bounds = min([bounds, *found], key=lambda cut: _time(cut, cost_G, world_size))
     bounds = sorted(bounds, key=lambda bound: _cost(bound, cost_G))
-    # Every other turn is dealt backwards, so that no rank gets the costlier one each time.
+    # Every other turn is dealt in reverse, so that no rank gets the costlier micro-batch each time.
     dealt = [
         bound
         for turn, start in enumerate(range(0, len(bounds), world_size))
@@ -123,7 +123,7 @@ def _time(bounds: Bounds, cost_G: Int64, world_size: int) -> int:
 
 
 def _even(cost_G: Int64, wanted: int, max_pairs: int) -> tuple[int, Bounds]:
-    """Return the lowest limit under which ``wanted`` micro-batches suffice, and a cut under it into that many."""
+    """Return the lowest limit with which ``wanted`` micro-batches suffice, and a cut into that many within it."""
     low, high = int(cost_G[-1]), max_pairs
     while low < high:
         middle = (low + high) // 2
@@ -138,7 +138,7 @@ def _even(cost_G: Int64, wanted: int, max_pairs: int) -> tuple[int, Bounds]:
 
 
 def _fill(cost_G: Int64, limit: int) -> Bounds:
-    """Cut the sorted molecules from the largest down, each micro-batch as full as the limit lets it be."""
+    """Cut the sorted molecules from the largest down, filling each micro-batch up to the limit."""
     bounds = []
     end = len(cost_G)
     while end > 0:
@@ -149,7 +149,7 @@ def _fill(cost_G: Int64, limit: int) -> Bounds:
 
 
 def _split_costliest(bounds: Bounds, cost_G: Int64) -> Bounds:
-    """Halve the micro-batch of the largest cost that has more than one molecule."""
+    """Halve the costliest micro-batch that has more than one molecule."""
     worst = max(
         (i for i, (a, b) in enumerate(bounds) if b - a > 1),
         key=lambda i: _cost(bounds[i], cost_G),
@@ -160,10 +160,10 @@ def _split_costliest(bounds: Bounds, cost_G: Int64) -> Bounds:
 
 
 def _cheapest(cost_G: Int64, known: Bounds, limits: list[int]) -> list[Bounds]:
-    """Return for each limit the cut of least total cost into as many micro-batches as ``known``, which obeys them all.
+    """Return, for each limit, the cheapest cut into as many micro-batches as ``known``, which obeys every limit.
 
-    Dynamic programming over places: where the size changes (without a limit the best cut lies there), at equal
-    distances, and where ``known`` cuts. Of cuts that cost the same the one with the lower places wins.
+    Uses dynamic programming over candidate places: where the size changes (without a limit the best cut lies there), at
+    equal distances, and where ``known`` cuts. Of equally cheap cuts, the one with the lower places wins.
     """
     changes = np.flatnonzero(np.diff(cost_G)) + 1
     even = np.arange(0, len(cost_G), max(1, len(cost_G) // _PLACES))
@@ -173,19 +173,19 @@ def _cheapest(cost_G: Int64, known: Bounds, limits: list[int]) -> list[Bounds]:
 
 
 def _cheapest_under(limit: int, place_C: Int64, each_C: Int64, rounds: int) -> Bounds:
-    """Return the cut of least total cost into ``rounds`` micro-batches, none of which costs more than ``limit``.
+    """Return the cheapest cut into ``rounds`` micro-batches, none of which costs more than ``limit``.
 
-    Only what can be on the way is looked at: the micro-batches that end at a place begin at most W places before it,
-    and a place counts in a round if so many micro-batches can end there and the rest of them reach the end.
+    Only reachable states are visited: a micro-batch that ends at a place begins at most W places before it, and a place
+    counts in a round only if that many micro-batches can end there and the remaining ones can reach the end.
 
     Args:
-        limit: most padded pairs of a micro-batch.
+        limit: upper limit on the padded pairs of a micro-batch.
         place_C: [C] where the sorted molecules may be cut, from 0 to their number.
-        each_C: [C] padded pairs of a molecule in a micro-batch that ends at the place.
-        rounds: micro-batches.
+        each_C: [C] padded pairs per molecule in a micro-batch that ends at the place.
+        rounds: number of micro-batches.
     """
     C = len(place_C)
-    # The first place from which a micro-batch that ends here keeps the limit; it rises from place to place.
+    # The first place at which a micro-batch ending here may begin within the limit; it rises from place to place.
     first_C = np.minimum(np.searchsorted(place_C, place_C - limit // each_C), np.arange(C))
     first_C[0] = 0
     W = int((np.arange(C) - first_C).max())
@@ -212,7 +212,7 @@ def _cheapest_under(limit: int, place_C: Int64, each_C: Int64, rounds: int) -> B
 
 
 def _corridor(first_C: Int64, rounds: int) -> list[tuple[int, int]]:
-    """Return for each round the lowest and the highest place that a micro-batch of a whole cut may end at."""
+    """Return, for each round, the lowest and highest place where a micro-batch of a complete cut may end."""
     end = len(first_C) - 1
     highest, lowest = [0], [end]
     for _ in range(rounds):

@@ -1,8 +1,8 @@
-"""Who is in step t: pure arithmetic from (number of molecules, seed, step) to molecules and epochs. NumPy only.
+"""Which molecules are in step t: pure arithmetic from (number of molecules, seed, step). NumPy only.
 
-The set of molecules of a step does not depend on the number of ranks; an epoch's order is a keyed permutation that is
-evaluated where it is needed and never stored, so that 884 million molecules cost nothing and resuming is a number. A
-store that is not all at hand is read in windows of some shards: shards are permuted, then the molecules of each window.
+The set of molecules of a step does not depend on the number of ranks. An epoch's order is a keyed permutation that is
+evaluated on demand and never stored, so 884 million molecules cost no memory and a run resumes from one number. A
+remote store is read in windows of several shards: the shards are permuted, then the molecules within each window.
 """
 
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ _FEISTEL_ROUNDS = 6
 
 
 def permute(positions: Int64, size: int, seed: int, epoch: Int64) -> Int64:
-    """Return where a random permutation of range(size) sends each position; one permutation per (seed, epoch).
+    """Return where a random permutation of range(size) maps each position; there is one permutation per (seed, epoch).
 
-    A balanced Feistel network permutes the next even power of two; positions that land outside walk on until inside.
+    A balanced Feistel network permutes the next even power of two; positions that land outside are mapped again.
 
     Args:
         positions: [K] in [0, size).
         size: number of molecules.
-        seed: of the run.
+        seed: seed of the run.
         epoch: [K].
     """
     half_bits = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
@@ -48,16 +48,16 @@ def permute(positions: Int64, size: int, seed: int, epoch: Int64) -> Int64:
 
 
 def global_batch(num_molecules: int, batch_size: int, seed: int, step: int) -> tuple[Int64, Int64]:
-    """Return the molecules of a step and the epoch at which each is seen, both int64 [batch_size].
+    """Return the molecules of a step and the epoch of each, both int64 [batch_size].
 
-    Molecules are taken from one endless sequence of epochs, each a new permutation, so every molecule appears exactly
-    once an epoch; a step may straddle two.
+    Molecules come from one endless sequence of epochs, each a new permutation, so every molecule appears exactly once
+    per epoch; a step may span two epochs.
 
     Args:
-        num_molecules: in the split.
-        batch_size: global, in molecules.
-        seed: of the run.
-        step: from 0.
+        num_molecules: molecules in the split.
+        batch_size: molecules of a step over all ranks.
+        seed: seed of the run.
+        step: number of the step, from 0.
     """
     place = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
     epoch, position = place // num_molecules, place % num_molecules
@@ -66,12 +66,12 @@ def global_batch(num_molecules: int, batch_size: int, seed: int, step: int) -> t
 
 @dataclass(frozen=True)
 class _Epoch:
-    """An epoch read in windows: its shards in order, and what they add up to.
+    """An epoch read in windows: the order of its shards and where windows begin.
 
     Attributes:
         shards: int64 [S], in the order of the epoch.
-        starts: int64 [S + 1], the place of each one's first molecule if windows were not permuted.
-        windows: int64 [W + 1], places where windows begin, and the end.
+        starts: int64 [S + 1], the position of each shard's first molecule before windows are permuted.
+        windows: int64 [W + 1], positions where windows begin, and the end.
     """
 
     shards: Int64
@@ -84,9 +84,9 @@ class Order:
 
     Args:
         shard_rows: molecules of each shard.
-        batch_size: global, in molecules.
-        seed: of the run.
-        window: shards among which molecules are permuted; None: all, whatever the shards are.
+        batch_size: molecules of a step over all ranks.
+        seed: seed of the run.
+        window: number of shards among which molecules are permuted; None: all of them.
     """
 
     def __init__(self, shard_rows: Sequence[int], *, batch_size: int, seed: int, window: int | None = None) -> None:
@@ -107,9 +107,9 @@ class Order:
         return np.cumsum(self._rows) - self._rows
 
     def molecules(self, step: int) -> tuple[Int64, Int64]:
-        """Return the molecules of a step and the epoch at which each is seen, both int64 [batch_size].
+        """Return the molecules of a step and the epoch of each, both int64 [batch_size].
 
-        Every molecule appears exactly once an epoch; a step may straddle two.
+        Every molecule appears exactly once per epoch; a step may span two epochs.
         """
         if self._window is None:
             return global_batch(self.num_molecules, self._batch_size, self._seed, step)
@@ -122,7 +122,7 @@ class Order:
         return molecule, epoch
 
     def shards(self, step: int, count: int) -> list[int]:
-        """Return the next ``count`` shards that are needed from a step on, in order; all if there are no windows."""
+        """Return the next ``count`` shards needed from a step on, in order; all shards if there are no windows."""
         if self._window is None:
             return list(range(min(len(self._rows), count)))
         number, position = divmod(step * self._batch_size, self.num_molecules)
@@ -130,7 +130,7 @@ class Order:
         window = int(np.searchsorted(epoch.windows, position, side="right")) - 1
         start = window * self._window
         coming: list[int] = epoch.shards[start : start + count].tolist()
-        if len(coming) < count:  # asked at every step: the next epoch is looked at only near the end of this one
+        if len(coming) < count:  # called at every step, so the next epoch is computed only near the end of this one
             coming = list(dict.fromkeys([*coming, *self._epoch(number + 1).shards.tolist()]))[:count]
         return coming
 
@@ -139,7 +139,7 @@ class Order:
             if len(self._epochs) > 2:
                 self._epochs.clear()
             S = len(self._rows)
-            # Windows take the words after this one.
+            # The words after this one belong to the windows.
             word = np.full(S, self._word(number, 0), dtype=np.int64)
             shards = permute(np.arange(S, dtype=np.int64), S, self._seed, word)
             starts = np.concatenate([[0], np.cumsum(self._rows[shards])]).astype(np.int64)
@@ -165,10 +165,10 @@ class Order:
 
 
 class InOrder:
-    """All molecules once, one after another; the last step takes what is left.
+    """All molecules once, in order; the last step takes the rest.
 
     Args:
-        num_molecules: to go through.
+        num_molecules: number of molecules.
         batch_size: molecules of a step.
     """
 
@@ -178,15 +178,15 @@ class InOrder:
 
     @property
     def num_steps(self) -> int:
-        """Steps until all were seen."""
+        """Number of steps that cover all molecules."""
         return -(-self._num_molecules // self._batch_size)
 
     def molecules(self, step: int) -> tuple[Int64, Int64]:
-        """Return the molecules of a step, and epoch 0 for each, both int64 [batch_size, or what is left]."""
+        """Return the molecules of a step and epoch 0 for each, both int64 [batch_size, or what is left]."""
         start = step * self._batch_size
         molecule = np.arange(start, min(start + self._batch_size, self._num_molecules), dtype=np.int64)
         return molecule, np.zeros_like(molecule)
 
     def shards(self, step: int, count: int) -> list[int]:
-        """Return none: what is read in this order is at hand."""
+        """Return []: what is read in this order needs no prefetching."""
         return []

@@ -1,6 +1,6 @@
-"""Which molecules are in a step and how they are cut into micro-batches: pure, and remembered until the step is done.
+"""Which molecules a step sees and how they are cut into micro-batches: pure, and cached until the step is done.
 
-What is read and in which order are interfaces here: a split as it was stored is one case, chosen rows of it another.
+What is read, and in which order, are interfaces: a whole split is one case, selected rows of it another.
 """
 
 from collections.abc import Sequence
@@ -12,58 +12,58 @@ from unimol_scale.data.batch import MoleculeBatch
 from unimol_scale.data.steps.micro_batches import Int32, Int64, MicroBatchPlan, check_budget, plan_micro_batches
 from unimol_scale.data.steps.random_streams import MoleculeKeys
 
-# Molecules [G] of a step, their epochs [G], and how they are cut.
+# Molecules of a step [G], their epochs [G], and their micro-batches.
 StepPlan = tuple[Int64, Int64, MicroBatchPlan]
-# Shards that the background knows to be needed next; it fetches as many as the cache holds.
+# How many coming shards are announced to the background thread; it downloads as many as the cache holds.
 SHARDS_AHEAD = 1024
 
 
 class Reader(Protocol):
-    """Molecules, numbered from 0, that are read as padded batches. It travels to loader processes."""
+    """Molecules, numbered from 0, that can be read as padded batches. Instances are pickled to loader processes."""
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of molecules."""
 
     @property
     def largest(self) -> int:
-        """Atoms of the largest molecule, or more."""
+        """Atoms of the largest molecule, or an upper bound."""
 
     def num_atoms(self, molecule_B: Int64) -> Int32:
         """Return the atoms of molecules as they are read, int32 [B]."""
 
     def read(self, keys: MoleculeKeys) -> MoleculeBatch:
-        """Return the molecules of ``keys`` at their epochs, padded."""
+        """Return the molecules of ``keys``, at their epochs, as a padded batch."""
 
     def prefetch(self, shards: Sequence[int]) -> None:
-        """Learn which shards are needed next, in that order, and return at once."""
+        """Note which shards will be needed next, in that order, and return at once."""
 
 
 class StepOrder(Protocol):
-    """Which molecules a step sees: a pure map."""
+    """Which molecules a step sees, as a pure function."""
 
     def molecules(self, step: int) -> tuple[Int64, Int64]:
-        """Return the molecules of a step and the epoch at which each is seen, both int64 [G]."""
+        """Return the molecules of a step and the epoch of each, both int64 [G]."""
 
     def shards(self, step: int, count: int) -> list[int]:
         """Return at most ``count`` shards that are needed from a step on, in that order."""
 
 
 class StepPlanner:
-    """The pure map step → (molecules, epochs, micro-batches) of one split.
+    """The pure function step → (molecules, epochs, micro-batches) for one split.
 
-    The loader asks for a step many steps before the trainer does, so a plan is kept until ``forget`` is told that its
-    step is done: it is made once, however far the loader is ahead.
+    The loader requests a step long before the trainer does, so a plan is kept until ``forget`` is called for its step.
+    Each plan is thus made once, however far ahead the loader is.
 
     Args:
-        reader: of the molecules.
+        reader: reads the molecules.
         order: which of them a step sees.
-        world_size: ranks.
-        max_pairs: most padded pairs Σ(n+1)² of one micro-batch, virtual node included.
-        at_once: micro-batches that a rank computes side by side; they wait for one another like those of the ranks.
+        world_size: number of ranks.
+        max_pairs: upper limit on the padded pairs Σ(n+1)² of one micro-batch, virtual node included.
+        at_once: micro-batches that a rank computes side by side; they wait for one another as ranks do.
     """
 
     def __init__(self, reader: Reader, order: StepOrder, *, world_size: int, max_pairs: int, at_once: int = 1) -> None:
-        check_budget(reader.largest, max_pairs)  # now rather than later
+        check_budget(reader.largest, max_pairs)  # fail now rather than during the run
         self._reader = reader
         self._order = order
         self._world_size = world_size
@@ -77,19 +77,19 @@ class StepPlanner:
         return len(self._reader)
 
     def prefetch(self, step: int) -> None:
-        """Tell the store which shards are needed from a step on."""
+        """Announce the shards needed from a step on to the store."""
         self._reader.prefetch(self._order.shards(step, SHARDS_AHEAD))
 
     def __call__(self, step: int) -> StepPlan:
-        """Return the molecules [G], their epochs [G] and the micro-batch plan of a step."""
+        """Return the molecules [G] of a step, their epochs [G], and its micro-batch plan."""
         return self._sized(step)[0]
 
     def num_atoms_of(self, step: int) -> Int32:
-        """Return the atoms of the molecules of a step, [G]."""
+        """Return the number of atoms of each molecule of a step, [G]."""
         return self._sized(step)[1]
 
     def forget(self, step: int) -> None:
-        """Drop the plans of a step and of those before it: nobody will ask for them again soon."""
+        """Drop the plans of a step and of those before it, which will not be needed again soon."""
         for done in [planned for planned in self._planned if planned <= step]:
             del self._planned[done]
 
@@ -109,9 +109,9 @@ class StepPlanner:
 
 
 class OneSizePlanner(StepPlanner):
-    """The same map for models whose outputs depend on padding: all molecules of a micro-batch are of one size.
+    """The same for models whose outputs depend on padding: all molecules of a micro-batch have the same size.
 
-    For one rank, since ranks would not have equally many micro-batches.
+    Works with one rank only, since several ranks would have different numbers of micro-batches.
     """
 
     def _cut(self, num_atoms_G: Int32) -> MicroBatchPlan:
@@ -125,12 +125,12 @@ class OneSizePlanner(StepPlanner):
 
 
 class ValidationPlanner(StepPlanner):
-    """The same map for validation: step r is corruption r of a fixed choice of molecules, cut once."""
+    """The same for validation: step r applies corruption r to a fixed set of molecules, cut once."""
 
     _fixed: tuple[StepPlan, Int32] | None = None
 
     def prefetch(self, step: int) -> None:
-        """Tell the store which shards validation needs: the same at every step."""
+        """Announce the shards that validation needs, which are the same at every step."""
         super().prefetch(0)
 
     def _plan(self, step: int) -> tuple[StepPlan, Int32]:

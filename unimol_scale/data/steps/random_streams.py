@@ -1,6 +1,6 @@
 """Counter-based random numbers: every draw is a pure function of (seed, epoch, molecule, stream, slot). NumPy only.
 
-A molecule's draws therefore do not depend on ranks, workers, micro-batches or on how often a run was resumed. The
+So a molecule's random numbers do not depend on ranks, workers, micro-batches, or how often a run was resumed. The
 generator is SplitMix64 (Steele, Lea and Flood 2014), evaluated at many counters at once.
 """
 
@@ -28,8 +28,8 @@ def mix(state: UInt64) -> UInt64:
 
 
 def absorb(state: UInt64, value: npt.NDArray[Any] | int) -> UInt64:
-    """Return a state that depends on both arguments, as one more word of a key."""
-    # At least one dimension: NumPy warns of the wanted overflow on scalars only.
+    """Return a state that depends on both arguments; adds one more word to a key."""
+    # At least one dimension, because NumPy warns of the (intended) overflow for scalars.
     words = np.atleast_1d(np.asarray(value, dtype=np.int64)).astype(np.uint64)
     return mix(state + _GOLDEN * (words + np.uint64(1)))
 
@@ -39,8 +39,8 @@ class MoleculeKeys:
     """The keys of the molecules of a batch.
 
     Attributes:
-        seed: of the run.
-        epoch_B: int64, pass over the data at which each molecule is seen.
+        seed: seed of the run.
+        epoch_B: int64, epoch in which each molecule is seen.
         molecule_B: int64, index of each molecule in its split.
     """
 
@@ -49,7 +49,7 @@ class MoleculeKeys:
     molecule_B: Int64
 
     def uniform(self, stream: int, slots: int) -> Float64:
-        """Return [B, slots] numbers in [0, 1); slot s of a molecule is the same however many slots are drawn."""
+        """Return float64 [B, slots] in [0, 1). Slot s of a molecule does not depend on how many slots are drawn."""
         start = np.full(len(self.molecule_B), np.uint64(self.seed % 2**63), dtype=np.uint64)
         base_B = absorb(absorb(absorb(mix(start), self.epoch_B), self.molecule_B), stream)
         slot_S = (np.arange(slots, dtype=np.uint64) + np.uint64(1)) * _GOLDEN
@@ -57,7 +57,7 @@ class MoleculeKeys:
         return (bits_BS >> np.uint64(11)).astype(np.float64) * _TWO_TO_MINUS_53
 
     def normal(self, stream: int, slots: int) -> Float64:
-        """Return [B, slots] standard normal numbers (Box–Muller)."""
+        """Return float64 [B, slots] standard normal numbers (Box–Muller)."""
         u_BS = self.uniform(stream, 2 * slots)
         radius_BS = np.sqrt(-2.0 * np.log1p(-u_BS[:, 0::2]))
         return radius_BS * np.cos(2.0 * np.pi * u_BS[:, 1::2])

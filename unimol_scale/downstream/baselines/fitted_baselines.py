@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 import unimol_scale.config as strict
 from unimol_scale.common.files import commit_file
+from unimol_scale.common.progress import track
 from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
 from unimol_scale.downstream.baselines.baseline_results import TRIVIAL, BaselineScore, MemberBaselines
 from unimol_scale.downstream.baselines.table_features import TableFeatures
@@ -132,7 +133,7 @@ def fit_baselines(
     all_L = (~np.isnan(rows.learnt_ML[rows.split.train])).sum(0).tolist()
     found: dict[str, Float64] = {}
     limits: dict[str, int] = {}
-    for model in TABLE_MODELS:
+    for model in track(TABLE_MODELS, len(TABLE_MODELS), "fitting the baselines"):
         value_MW, asked_RF = np.full((len(label_ML), W), np.nan), features.dense(model.features, asked)
         for at, known in enumerate(known_L):
             if not len(known):  # RDKit can read none of the molecules with this label

@@ -174,6 +174,11 @@ class SampleMaker:
         )
 
 
+def steps_per_epoch(config: FinetuneTrainConfig, rows: int) -> int:
+    """Return the steps in which so many training rows are seen once."""
+    return -(-rows // config.batch_size)
+
+
 def training_batches(
     reader: RowReader,
     make_sample: SampleMaker,

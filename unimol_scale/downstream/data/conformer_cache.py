@@ -32,7 +32,7 @@ from conformer_gen.chemistry.curate import Curated
 from conformer_gen.chemistry.identity import stable_hash
 from conformer_gen.config import BuildConfig
 from conformer_gen.report.progress_samples import SampleLog
-from conformer_gen.report.stage_rates import GENERATING
+from conformer_gen.report.stage_rates import DRAWING, GENERATING
 from conformer_gen.run import driver
 from conformer_gen.run.assemble import FAILURES_NAME
 from conformer_gen.run.in_process_executor import InProcessExecutor
@@ -316,8 +316,8 @@ def _build(
 
 
 def _show(label: str, total: int | None, log: SampleLog | None) -> StageProgress:
-    """Return the progress display of a stage, visible only when conformers of many molecules are generated."""
-    shown = label == GENERATING and total is not None and total > QUIET
+    """Show the conformers, or the depictions, of more than a few molecules, and nothing else."""
+    shown = label in (GENERATING, DRAWING) and total is not None and total > QUIET
     return StageProgress(label, total, shown=shown)
 
 

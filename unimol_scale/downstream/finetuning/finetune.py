@@ -48,9 +48,11 @@ from unimol_scale.downstream.finetuning.one_seed import (
     FinishedSeed,
     fit_as_told,
     fit_seed,
+    is_fitted,
     judge_settings,
     seed_vectors,
 )
+from unimol_scale.downstream.finetuning.planning.training_forecast import TrainingAmount, TrainingForecast
 from unimol_scale.downstream.finetuning.problem.data_notes import (
     data_notes,
     pretraining_overlap,
@@ -167,14 +169,30 @@ def _check_model(config: FinetuneConfig, model: ModelConfig, chosen: ChosenInput
 def _fit_all(problems: Sequence[SeedProblem], config: FinetuneConfig) -> list[FinishedSeed]:
     """Return the models of all seeds or folds; for a cross-validation, write their out-of-fold predictions."""
     count = config.num_seeds
-    seeds = [
-        fit_seed(each, config.seed + place * count + number)
-        for place, each in enumerate(problems)
-        for number in range(count)
+    members = [
+        (each, config.seed + place * count + number) for place, each in enumerate(problems) for number in range(count)
     ]
+    forecast = _forecast(members)
+    seeds = [fit_seed(each, seed, forecast) for each, seed in members]
     if config.is_kfold:
         write_out_of_fold(config.folder, [seed.outcome for seed in seeds])
     return seeds
+
+
+def _forecast(members: Sequence[tuple[SeedProblem, int]]) -> TrainingForecast | None:
+    """Say how much there is to train; None: nothing, since a probe is fitted or all models are there."""
+    missing = [each for each, seed in members if not is_fitted(each, seed)]
+    if not missing or missing[0].config.train.probe is not None:
+        return None
+    first = missing[0]
+    amount = TrainingAmount(
+        models=len(missing),
+        finished=len(members) - len(missing),
+        train=len(first.split.train),
+        valid=len(first.split.valid) * first.config.conformers,
+        config=first.config.train,
+    )
+    return TrainingForecast(amount)
 
 
 def _baselines(problems: Sequence[SeedProblem], done: FinetuneResult) -> BaselineResults:

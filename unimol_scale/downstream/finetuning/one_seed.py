@@ -5,9 +5,10 @@ A finished seed is read from its file. In a cross-validation, every fold of ever
 Shapes: M rows, L targets, W outputs.
 """
 
-import contextlib
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 
 import unimol_scale.config as strict
 from unimol_scale.common.text.json_files import write_json
-from unimol_scale.downstream.data.batches import each_conformer_once
+from unimol_scale.downstream.data.batches import each_conformer_once, steps_per_epoch
 from unimol_scale.downstream.finetuning import results
 from unimol_scale.downstream.finetuning.adaptation.adapt import adapt
 from unimol_scale.downstream.finetuning.adaptation.lora import merge_adapters
@@ -27,6 +28,7 @@ from unimol_scale.downstream.finetuning.model.property_model import PropertyMode
 from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig, Member, load_member, save_member
 from unimol_scale.downstream.finetuning.model.training import fit, predict_conformers
 from unimol_scale.downstream.finetuning.model.training_progress import EpochProgress
+from unimol_scale.downstream.finetuning.planning.training_forecast import TrainingForecast
 from unimol_scale.downstream.finetuning.probe.seed_probe import fit_seed_probe
 from unimol_scale.downstream.finetuning.problem.fit_job import FitJob
 from unimol_scale.downstream.finetuning.problem.seed_problem import SeedProblem
@@ -58,20 +60,30 @@ class _Trained:
     value_RW: Float64 | None = None
 
 
-def fit_seed(problem: SeedProblem, seed: int) -> FinishedSeed:
-    """Fit the model of a seed and write it with its predictions, or read the results of an earlier call.
+def is_fitted(problem: SeedProblem, seed: int) -> bool:
+    """Return whether an earlier call has written the model of a seed."""
+    return _finished_path(problem, seed).is_file()
+
+
+def fit_seed(problem: SeedProblem, seed: int, forecast: TrainingForecast | None) -> FinishedSeed:
+    """Fit the model of a seed and write it with its predictions, or read what an earlier call has written.
+
+    Args:
+        problem: what is fitted.
+        seed: of the model.
+        forecast: of the whole fine-tuning; None: nothing is trained, since a probe is fitted or all models are there.
 
     Raises:
         ConfigError: the file of an earlier call is damaged.
         RunError: training failed, or the test rows cannot be judged.
     """
-    done = problem.config.folder / f"seed-{seed}.json"
+    done = _finished_path(problem, seed)
     if done.is_file():
         tree = read_recorded(done, "remove it and fine-tune again: only that seed is trained")
         return strict.build(FinishedSeed, tree, strict.Origin(name=str(done), recorded=True))
     scaling = problem.scaling
     model = _new_model(problem, seed)
-    trained = _train(problem, model, seed)
+    trained = _train(problem, model, seed, forecast)
     value_MW = _predict(problem, model, trained, seed)
     file = f"seed-{seed}.safetensors"
     member = Member(
@@ -105,6 +117,10 @@ def seed_vectors(problem: SeedProblem, saved: FinetunedConfig, row_R: Int64) -> 
     return vector_RD
 
 
+def _finished_path(problem: SeedProblem, seed: int) -> Path:
+    return problem.config.folder / f"seed-{seed}.json"
+
+
 def _new_model(problem: SeedProblem, seed: int) -> PropertyModel:
     config, start = problem.config, problem.start
     with torch.random.fork_rng(devices=[]):
@@ -132,7 +148,7 @@ def judge_settings(problem: SeedProblem) -> float:
     """
     seed, test = problem.config.seed, problem.split.test
     model = _new_model(problem, seed)
-    trained = _train(problem, model, seed, shown=False)
+    trained = _train(problem, model, seed, None)
     if trained.value_RW is None:
         reader, max_pairs = problem.reader(test), problem.config.train.max_pairs
         samples = each_conformer_once(reader, problem.make_sample, max_pairs, problem.device)
@@ -146,8 +162,8 @@ def judge_settings(problem: SeedProblem) -> float:
     return found.value
 
 
-def _train(problem: SeedProblem, model: PropertyModel, seed: int, *, shown: bool = True) -> _Trained:
-    """Train a model in place; show its progress if ``shown``."""
+def _train(problem: SeedProblem, model: PropertyModel, seed: int, forecast: TrainingForecast | None) -> _Trained:
+    """Train a model in place; with a forecast, show how far it is."""
     config = problem.config
     if config.train.probe is not None:
         probe = fit_seed_probe(problem, model, seed)
@@ -156,24 +172,32 @@ def _train(problem: SeedProblem, model: PropertyModel, seed: int, *, shown: bool
     if problem.ranks is not None:
         job = FitJob(fold=problem.fold, config=config, split=problem.split, seed=seed)
         problem.ranks.told_by_main(job)
-    return _Trained(epochs=_fit(problem, model, seed, shown=shown))
+    return _Trained(epochs=_fit(problem, model, seed, forecast))
 
 
 def fit_as_told(problem: SeedProblem, seed: int) -> None:
-    """Take part in a training on a rank other than the first; the first rank keeps the results."""
-    _fit(problem, _new_model(problem, seed), seed, shown=False)
+    """Take part in a training as another rank than the first one, which keeps what comes of it."""
+    _fit(problem, _new_model(problem, seed), seed, None)
 
 
-def _fit(problem: SeedProblem, model: PropertyModel, seed: int, *, shown: bool) -> list[Epoch]:
-    """Train the head and, as far as the settings say, the backbone, in place."""
+def _fit(problem: SeedProblem, model: PropertyModel, seed: int, forecast: TrainingForecast | None) -> list[Epoch]:
+    """Train a backbone and its head in place, as far as they are to be trained; with a forecast, show how far it is."""
     config, training, device, ranks = problem.config, problem.training, problem.device, problem.ranks
     adapt(model.backbone, config.train, seed)
     title = f"{problem.rows.name}, {f'seed {seed}' if problem.fold is None else problem.fold}"
-    with contextlib.ExitStack() as stack:
-        if shown:
-            progress = stack.enter_context(EpochProgress(title, config.train.epochs, problem.metric.name))
-        on_epoch = progress.epoch if shown else lambda _: None
-        epochs = fit(model, training, config.train, seed=seed, device=device, on_epoch=on_epoch, ranks=ranks)
+    run = functools.partial(fit, model, training, config.train, seed=seed, device=device, ranks=ranks)
+    if forecast is None:
+        epochs = run()
+    else:
+        forecast.begin_model()
+        steps = steps_per_epoch(config.train, len(problem.split.train))
+        with EpochProgress(title, config.train.epochs, problem.metric.name, steps=steps) as progress:
+
+            def on_step() -> None:
+                progress.step()
+                forecast.step()
+
+            epochs = run(on_step=on_step, on_epoch=progress.epoch)
     merge_adapters(model.backbone)
     return epochs
 

@@ -180,8 +180,16 @@ class FinetuneResult:
 
     @property
     def interval(self) -> Interval | None:
-        """95 % interval of the mean over folds (``corrected_interval``); None for a single split."""
-        return corrected_interval(self.fold_scores, self.test_to_train) if self.folds else None
+        """95 % interval of the mean over folds (``corrected_interval``), as far as the metric can have such values.
+
+        None for a single split.
+        """
+        if not self.folds:
+            return None
+        interval = corrected_interval(self.fold_scores, self.test_to_train)
+        if self.metric not in METRICS:  # somebody else's, which may not be installed any more
+            return interval
+        return interval.within(METRICS[self.metric].least, METRICS[self.metric].most)
 
     @property
     def mean(self) -> float:
@@ -192,6 +200,11 @@ class FinetuneResult:
     def seed_std(self) -> float:
         """Standard deviation of the test score over seeds and folds, which is not an error bar; NaN for one model."""
         return sample_std([seed.test for seed in self.seeds if seed.test is not None])
+
+    @property
+    def has_course(self) -> bool:
+        """Whether there are epochs to show: a linear probe is solved at once."""
+        return any(len(seed.losses) > 1 for seed in self.seeds)
 
     @property
     def has_test(self) -> bool:
@@ -230,7 +243,7 @@ class FinetuneResult:
             self.trivial,
             self.test_molecules,
             higher_is_better=self.prefers_high,
-            trivial_name=self.outputs.trivial if self.outputs.num_classes else "the mean of the training labels",
+            trivial_name=self.outputs.trivial,
         )
 
     def target_mean(self, target: int) -> float | None:

@@ -79,7 +79,10 @@ class Outputs:
         """Text that says what a trivial predictor predicts for every molecule."""
         if self.num_classes:
             return "the shares of the classes"
-        return "the mean of the training labels" if self.task == "regression" else "the share of ones"
+        if self.task == "regression":
+            return "the mean of the training labels"
+        named = self.classes.get(self.targets[0]) if len(self.targets) == 1 else None
+        return "the share of ones" if named is None else f"the share of {named[1]!r}"
 
     def describe_label(self, target: int, value: float) -> str:
         """Return a label as text: the name of its class, or a number."""

@@ -1,1 +1,1 @@
-"""What a run writes while it trains: metrics, TensorBoard events, pictures, profiles."""
+"""What a run writes during training: metrics, TensorBoard events, pictures, profiles."""

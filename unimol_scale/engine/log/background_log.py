@@ -8,19 +8,20 @@ from contextlib import suppress
 
 from unimol_scale.engine.log.sinks import Event
 
-# What hangs must not fill the memory: events beyond these are left out of the log.
+# A log that hangs must not fill the memory: further events are dropped.
 _MAX_QUEUED = 10_000
 _CLOSE_SECONDS = 10.0
 
 
 class BackgroundLog:
-    """Hands events to a function in a thread of its own.
+    """Passes events to a function that runs in a thread of its own.
 
     Args:
-        name: of the log, for its thread and for messages.
-        write: (seconds since 1970, event) is written; what it raises is told once, and the event is left out.
+        name: name of the log, for its thread and for messages.
+        write: called with (seconds since 1970, event) to write an event. If it raises, a warning is given once and the
+            event is dropped.
         finish: called in the thread after the last event.
-        tell: is told when writing fails.
+        tell: receives the warning when writing fails.
     """
 
     def __init__(
@@ -33,12 +34,12 @@ class BackgroundLog:
         self._thread.start()
 
     def event(self, event: Event) -> None:
-        """Hand an event over; returns at once."""
+        """Queue an event and return at once."""
         with suppress(queue.Full):
             self._queue.put_nowait((time.time(), dict(event)))
 
     def close(self) -> None:
-        """Write what is left; what hangs is not waited for."""
+        """Write the remaining events; do not wait for a log that hangs."""
         try:
             self._queue.put(None, timeout=_CLOSE_SECONDS)
         except queue.Full:
@@ -51,11 +52,11 @@ class BackgroundLog:
                 self._write(*item)
             except Exception as error:
                 if not self._lost:
-                    self._tell(f"warning: the log {self._name} has failed ({error}); the run goes on")
+                    self._tell(f"warning: the log {self._name} has failed ({error}); the run continues")
                 self._lost += 1
         try:
             self._finish()
         except Exception as error:
             self._tell(f"warning: the log {self._name} cannot be closed ({error})")
         if self._lost:
-            self._tell(f"warning: the log {self._name} lacks {self._lost:,} events of this session")
+            self._tell(f"warning: the log {self._name} has lost {self._lost:,} events of this session")

@@ -1,7 +1,7 @@
 """Draws curve.png, the picture of a run, from metrics.jsonl: losses, their terms, learning rate and gradient norm.
 
-Imports matplotlib (its objects, never pyplot's state). Colours mean the same in every panel: blue is training, pale as
-logged and full as smoothed; red is validation.
+Imports matplotlib (its objects, never pyplot's state). Colours mean the same in every panel: blue is training, pale for
+logged values and full for the smoothed curve; red is validation.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from unimol_scale.common.run_files import CURVE_NAME, METRICS_NAME
 
 TRAIN_COLOUR, VALID_COLOUR, SKIPPED_COLOUR, RESUMED_COLOUR = BLUE, RED, "#ff7f0e", GREY
 _COLUMNS = 3
-# A curve that spans more than this factor is drawn on a log axis.
+# A curve whose values span more than this factor is drawn on a log axis.
 _LOG_FROM = 3.0
 # The smoothed curve is a mean over this share of the events.
 _SMOOTHING = 0.02
@@ -35,13 +35,13 @@ def draw_curve(folder: Path) -> Path | None:
     """Draw the run's events into its folder.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
 
     Returns:
-        The picture, complete or as it was before; None where nothing has been logged yet.
+        Path of the picture, which is replaced atomically; None if nothing has been logged yet.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the picture cannot be written.
     """
     path = folder / METRICS_NAME
     events = read_metrics(path).events if path.is_file() else ()
@@ -52,7 +52,7 @@ def draw_curve(folder: Path) -> Path | None:
 
 
 def curve_figure(events: Events, title: str) -> Figure:
-    """Return the figure of the events of a run; there is at least one loss among them."""
+    """Return the figure for the events of a run, which must contain at least one loss."""
     terms = _terms(events)
     rows = -(-(2 + len(terms)) // _COLUMNS)
     figure = Figure(figsize=(10.4, 4.2 + 2.1 * rows), layout="constrained")
@@ -76,7 +76,7 @@ def curve_figure(events: Events, title: str) -> Figure:
 
 
 def _terms(events: Events) -> list[str]:
-    """Return the names of the loss terms, in the order in which they appear."""
+    """Return the names of the loss terms in order of appearance."""
     names: dict[str, None] = {}
     for event in events:
         for key in event:
@@ -87,7 +87,7 @@ def _terms(events: Events) -> list[str]:
 
 
 def _series(events: Events, key: str) -> Series:
-    """Return the steps at which a key was logged with a finite value, and the values."""
+    """Return the steps at which a key was logged with a finite value, and those values."""
     table = np.array(list(values_by_step(events, key).items()), dtype=np.float64).reshape(-1, 2)
     return table[:, 0], table[:, 1]
 
@@ -96,15 +96,15 @@ def _draw_losses(axes: Any, train: Series, valid: Series) -> None:  # noqa: ANN4
     core = [valid[1]]
     if len(train[0]) >= _FEWEST_TO_SMOOTH:
         smoothed = _smooth(train[1])
-        axes.plot(*train, color=TRAIN_COLOUR, alpha=0.3, linewidth=0.7, label="training, each log event", zorder=1)
+        axes.plot(*train, color=TRAIN_COLOUR, alpha=0.3, linewidth=0.7, label="training, every log event", zorder=1)
         axes.plot(train[0], smoothed, color=TRAIN_COLOUR, linewidth=1.5, label="training, smoothed", zorder=2)
-        # Single spikes may leave the picture; the bulk of the events may not.
+        # Single spikes may leave the panel, but most of the events must fit.
         core += [smoothed, np.quantile(train[1], [0.005, 0.995])]
     elif len(train[0]):
         axes.plot(*train, color=TRAIN_COLOUR, linewidth=1.2, marker=".", markersize=5, label="training", zorder=2)
         core.append(train[1])
     if len(valid[0]):
-        marker = "o" if len(valid[0]) <= _MOST_MARKED else None  # more of them would be a thick line
+        marker = "o" if len(valid[0]) <= _MOST_MARKED else None  # more markers would merge into a thick line
         axes.plot(
             *valid, color=VALID_COLOUR, linewidth=1.2, marker=marker, markersize=4.5, markeredgecolor="white",
             markeredgewidth=0.5, label="validation", zorder=3,
@@ -152,7 +152,7 @@ def _draw_marks(axes: Any, events: Events) -> None:  # noqa: ANN401
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Return the mean around every value, weighted by a bell over ``_SMOOTHING`` of them; no lag, no edge effect."""
+    """Return a mean weighted by a bell curve over ``_SMOOTHING`` of the values, without lag or edge effects."""
     width = max(3, round(_SMOOTHING * len(values))) | 1
     bell = np.hanning(width + 2)[1:-1]
     weight = np.convolve(np.ones(len(values)), bell, mode="same")
@@ -160,7 +160,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 
 
 def _scale_y(axes: Any, core: np.ndarray) -> None:  # noqa: ANN401
-    """Choose axis and limits so that ``core`` fills the panel."""
+    """Choose scale and limits so that ``core`` fills the panel."""
     if not len(core):
         return
     low, high = float(core.min()), float(core.max())

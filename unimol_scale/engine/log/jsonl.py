@@ -1,7 +1,7 @@
-"""Writes the events of a run: metrics.jsonl, one JSON object a line. Survives a full disk and a kill.
+"""Writes the events of a run to metrics.jsonl, one JSON object per line. Survives a full disk and a kill.
 
-Every event has ``step``; DESIGN's other keys are there where they mean something. ``session`` counts the starts of the
-run: where it grows, the run was resumed. A value that is not finite is null, since JSON has no word for it.
+Every event has ``step``; other keys are present where they apply. ``session`` counts the starts of the run: where it
+grows, the run was resumed. A value that is not finite is written as null, since JSON cannot express it.
 """
 
 import errno
@@ -19,21 +19,21 @@ from unimol_scale.common.run_files import METRICS_NAME
 from unimol_scale.common.text.json_lines import read_json_lines
 from unimol_scale.engine.log.sinks import Event, SinkStart
 
-# Pieces that wait for room on a full disk; a day of events at one a second.
+# Pieces that wait for space on a full disk: about a day of events at one per second.
 _MAX_WAITING = 86_400
 
 
 def drop_events_after(path: Path, step: int) -> dict[str, Any] | None:
-    """Remove the events of steps that a resumed run will do again, and lines that a kill spoilt.
+    """Remove the events of steps that a resumed run will repeat, and lines damaged by a kill.
 
-    A run that starts at step 0 starts anew: its first validation is done again as well.
+    A run that starts at step 0 starts afresh: its first validation is repeated as well.
 
     Args:
-        path: of the metrics file; it need not exist.
-        step: the last step that is not done again.
+        path: path of the metrics file, which need not exist.
+        step: the last step that is not repeated.
 
     Returns:
-        The last event that is left.
+        The last remaining event, or None.
     """
     if not path.is_file():
         return None
@@ -48,17 +48,17 @@ def drop_events_after(path: Path, step: int) -> dict[str, Any] | None:
 
 
 def encode(event: Event) -> bytes:
-    """Return the line of an event."""
+    """Return the event as one line of JSON."""
     finite = {key: value if math.isfinite(value) else None for key, value in event.items()}
     return json.dumps(finite, allow_nan=False).encode() + b"\n"
 
 
 class WholeAppends:
-    """A file that grows by whole pieces only. While the disk is full, pieces wait in memory and the run goes on.
+    """A file that only ever grows by whole pieces. While the disk is full, pieces wait in memory and the run continues.
 
     Args:
-        path: of the file; what it holds stays.
-        tell: is told once when writing fails, and once when it works again.
+        path: path of the file; existing content is kept.
+        tell: receives one message when writing fails, and one when it works again.
 
     Raises:
         OSError: the file cannot be opened.
@@ -73,15 +73,15 @@ class WholeAppends:
         self._failing = False
 
     def append(self, piece: bytes) -> None:
-        """Add a piece, and before it those that still wait."""
+        """Append a piece, after any pieces that are still waiting."""
         self._waiting.append(piece)
         self._write_waiting()
 
     def close(self) -> None:
-        """Try once more to write what waits, and close."""
+        """Try once more to write the waiting pieces, then close the file."""
         self._write_waiting()
         if self._waiting:
-            self._tell(f"{len(self._waiting)} events of {self._path} are lost: there was no room for them")
+            self._tell(f"{len(self._waiting)} events of {self._path} are lost because the disk was full")
         with suppress(OSError):
             self._file.close()
 
@@ -94,15 +94,15 @@ class WholeAppends:
                 self._waiting.popleft()
                 if self._failing:
                     self._failing = False
-                    self._tell(f"{self._path} is written again; no event was lost")
+                    self._tell(f"{self._path} can be written again; no event was lost")
         except OSError as error:
             with suppress(OSError):
-                self._file.truncate(self._length)  # of a half piece; needs no room
+                self._file.truncate(self._length)  # removes a partial piece; needs no free space
             if not self._failing:
                 self._failing = True
                 self._tell(
-                    f"warning: {self._path} cannot be written ({error.strerror}); the run goes on, "
-                    "and its events wait in memory. Make room on the disk"
+                    f"warning: {self._path} cannot be written ({error.strerror}); the run continues and keeps its "
+                    "events in memory. Free some disk space"
                 )
 
     def _write(self, piece: bytes) -> None:
@@ -112,10 +112,10 @@ class WholeAppends:
 
 
 class JsonlSink:
-    """metrics.jsonl, from which runs are resumed, drawn and fitted: every run has it.
+    """metrics.jsonl, which every run writes; resuming, plots and fits read it.
 
     Args:
-        start: of the session; the file holds no event that is to be forgotten (``drop_events_after``).
+        start: start of the session. The file must contain no event that will be repeated (``drop_events_after``).
 
     Raises:
         OSError: the file cannot be opened.
@@ -125,9 +125,9 @@ class JsonlSink:
         self._file = WholeAppends(start.folder / METRICS_NAME, start.warn)
 
     def event(self, event: Event) -> None:
-        """Append an event; it is in the file once this returns, unless the disk is full."""
+        """Append an event; it is on disk when this returns, unless the disk is full."""
         self._file.append(encode(event))
 
     def close(self) -> None:
-        """Write what waits, and close the file."""
+        """Write waiting events and close the file."""
         self._file.close()

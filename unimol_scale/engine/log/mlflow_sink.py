@@ -1,7 +1,8 @@
-"""The events of a run in MLflow. Needs the extra ``mlflow``.
+"""Sends the events of a run to MLflow. Needs the extra ``mlflow``.
 
-Its own variables say where to: MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME. Each session is a run there, with the
-name of the run and the tag ``session``: a resumed run does steps again, and what was logged there cannot be taken back.
+MLflow's own variables choose the destination: MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME. Each session is a run in
+MLflow, with the name of the run and the tag ``session``: a resumed run repeats steps, and logged values cannot be
+withdrawn.
 """
 
 import os
@@ -12,16 +13,16 @@ from unimol_scale.engine.log.background_log import BackgroundLog
 from unimol_scale.engine.log.sinks import Event, SinkStart
 from unimol_scale.engine.log.tensorboard import shown_values, tag_of
 
-EXPERIMENT = "unimol-scale"  # where MLFLOW_EXPERIMENT_NAME does not say another
+EXPERIMENT = "unimol-scale"  # used unless MLFLOW_EXPERIMENT_NAME is set
 _LONGEST = 500  # characters of a parameter
 _MOST_AT_ONCE = 100  # parameters
 
 
 class MlflowSink:
-    """A run of MLflow, written by a thread, since each call waits for the server.
+    """An MLflow run, written by a thread because each call waits for the server.
 
     Args:
-        start: of the session.
+        start: start of the session.
     """
 
     LIBRARY = "mlflow"
@@ -30,7 +31,7 @@ class MlflowSink:
         from mlflow.entities import Metric, Param
         from mlflow.tracking import MlflowClient
 
-        self._client: Any = MlflowClient()  # not the run of the whole process, which may be somebody else's
+        self._client: Any = MlflowClient()  # not the process-wide run, which may belong to other code
         self._metric = Metric
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
         experiment = self._client.get_experiment_by_name(name)
@@ -43,11 +44,11 @@ class MlflowSink:
         self._log = BackgroundLog("mlflow", self._write, self._finish, start.warn)
 
     def event(self, event: Event) -> None:
-        """Hand an event over; returns at once."""
+        """Queue an event and return at once."""
         self._log.event(event)
 
     def close(self) -> None:
-        """Write what is left; a server that hangs is not waited for."""
+        """Write the remaining events; do not wait for a server that hangs."""
         self._log.close()
 
     def _write(self, now: float, event: Event) -> None:

@@ -1,8 +1,7 @@
-"""Profiles a few steps with torch's profiler: a trace and a table of where the time of a step goes.
+"""Profiles a few steps with torch's profiler: a trace, and a table of where the time of a step goes.
 
-One rank is enough: all ranks run the same modules on micro-batches of near-equal cost, and its waiting for others
-shows in its collectives. Tracing costs memory and time while it lasts; before and after it, and when it is off, it
-costs nothing.
+Profiling one rank is enough: all ranks run the same modules on micro-batches of nearly equal cost, and time spent
+waiting for others shows in the collectives. Tracing costs memory and time while it runs, and nothing otherwise.
 """
 
 import gzip
@@ -16,17 +15,17 @@ from torch.profiler import ProfilerActivity, profile, schedule
 
 TRACE_NAME = "trace.json.gz"
 TABLE_NAME = "operators.txt"
-# Steps of a session: untouched, traced but thrown away (the tracer itself starts up in them), and kept.
+# Steps of a session: first not traced, then traced but discarded (the tracer itself warms up in them), then kept.
 SKIPPED_STEPS, WARMUP_STEPS, TRACED_STEPS = 2, 2, 3
 _TABLE_ROWS = 40
 
 
 class StepProfiler:
-    """Profiles the first steps of a session, once it is warm. A context; ``step`` marks the end of every step.
+    """Profiles early steps of a session, after a warm-up. A context manager; call ``step`` after every step.
 
     Args:
-        folder: where trace and table go, made if need be; None profiles nothing.
-        tell: is told where the profile is, or why there is none.
+        folder: where trace and table are written; created if needed. None profiles nothing.
+        tell: receives a message on where the profile is, or why there is none.
     """
 
     def __init__(self, folder: Path | None, tell: Callable[[str], None] = print) -> None:

@@ -1,4 +1,4 @@
-"""The list of sinks, where a run logs to: name → what opens it. Light to import."""
+"""The registry of sinks, where a run logs to: name → function that opens one. Light to import."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 METHODS = ("event", "close")
 JSONL = "jsonl"
 DEFAULT_SINKS = (JSONL, "tensorboard")
-OPTIONAL = ("wandb", "mlflow")  # each needs the extra of its name
+OPTIONAL = ("wandb", "mlflow")  # each needs the extra of the same name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,8 +21,8 @@ class SinkEntry:
     """One kind of log.
 
     Attributes:
-        name: that the user gives.
-        open: called when a session of a run begins.
+        name: name used in the settings.
+        open: called when a session of a run starts.
     """
 
     name: str
@@ -32,15 +32,15 @@ class SinkEntry:
 def _adopt(found: Any, name: str) -> SinkEntry:  # noqa: ANN401
     if not callable(found):
         raise ConfigError(
-            "it must be a class, or a function, that is called with a unimol_scale.engine.log.sinks.SinkStart and "
-            f"returns a Sink, not {found!r}"
+            "it must be a class or function that takes a unimol_scale.engine.log.sinks.SinkStart and returns a Sink, "
+            f"not {found!r}"
         )
     library = getattr(found, "LIBRARY", None)
     if library is not None and not is_installed(library):
         raise ConfigError(f"{library} is not installed: pip install 'unimol-scale[{library}]'")
     missing = [method for method in METHODS if isinstance(found, type) and not callable(getattr(found, method, None))]
     if missing:
-        raise ConfigError(f"as a unimol_scale.engine.log.sinks.Sink it lacks the methods {', '.join(missing)}")
+        raise ConfigError(f"it is not a unimol_scale.engine.log.sinks.Sink: it lacks the methods {', '.join(missing)}")
     return SinkEntry(name=name, open=found)
 
 

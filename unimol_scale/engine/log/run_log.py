@@ -1,6 +1,6 @@
-"""What a run tells the world: progress for people, its logs (metrics.jsonl and others), a picture. Used by rank 0 only.
+"""What a run reports: progress for people, its logs (metrics.jsonl and others), a picture. Used by rank 0 only.
 
-Nothing here may stop a run: a full disk or a closed terminal is told once, and training goes on.
+Nothing here may stop a run: a full disk or a closed terminal is reported once, and training continues.
 """
 
 import logging
@@ -21,14 +21,14 @@ _log = logging.getLogger(__name__)
 
 
 class RunLog:
-    """Writes events of a run and shows how far it is.
+    """Writes the events of a run and shows its progress.
 
     Args:
-        folder: of the run.
-        name: of the run, shown in every line.
-        total_steps: of the run.
+        folder: folder of the run.
+        name: name of the run, shown in every line.
+        total_steps: steps of the run.
         first_step: steps already done; later events of earlier sessions are removed.
-        sinks: names of the logs; metrics.jsonl is written whether or not it is among them.
+        sinks: names of the logs; metrics.jsonl is always written.
 
     Raises:
         OSError: metrics.jsonl cannot be opened.
@@ -67,17 +67,17 @@ class RunLog:
             sink.close()
 
     def event(self, event: Event) -> None:
-        """Hand one event to every log; metrics.jsonl has it once this returns."""
+        """Pass one event to every log; it is in metrics.jsonl when this returns."""
         whole = {**event, "session": self._session}
         for sink in self._sinks:
             sink.event(whole)
 
     def say(self, text: str) -> None:
-        """Tell people something, in one line."""
+        """Show a message to the user, in one line."""
         _log.info(self._line(text))
 
     def warn(self, text: str) -> None:
-        """Tell people what goes wrong, in one line, also where nobody asked to be told how far the run is."""
+        """Show a warning, in one line, even if progress messages are turned off."""
         _log.warning(self._line(text))
 
     def _line(self, text: str) -> str:
@@ -88,8 +88,8 @@ class RunLog:
 
         Args:
             step: steps done.
-            event: the newest, if this step made one.
-            remaining: seconds to the end of the run, of ``Speedometer.remaining``; None shows none.
+            event: the newest event, if this step produced one.
+            remaining: seconds to the end of the run, from ``Speedometer.remaining``; None shows none.
         """
         if event is None:
             self._display.update(step)
@@ -102,7 +102,7 @@ class RunLog:
 
     def draw(self) -> None:
         """Draw the curves of the run so far into its folder."""
-        from unimol_scale.engine.log.curve import draw_curve  # matplotlib takes its time to import, and only here
+        from unimol_scale.engine.log.curve import draw_curve  # slow to import and needed only here
 
         try:
             draw_curve(self._folder)
@@ -122,7 +122,7 @@ def _rate(per_second: float) -> str:
 
 
 class NoLog:
-    """What ranks other than the first have in place of a ``RunLog``: nothing is written or shown."""
+    """Replaces ``RunLog`` on ranks other than 0; writes and shows nothing."""
 
     def __enter__(self) -> "NoLog":
         return self

@@ -1,7 +1,7 @@
-"""What the trainer wants of a log: a ``Sink`` is opened when a session of a run begins and told of every event.
+"""The interface of logs: a ``Sink`` is opened when a session of a run starts and receives every event.
 
-metrics.jsonl, TensorBoard, Weights & Biases and MLflow are sinks; ``log.sinks=[jsonl,package.module:Name]`` takes
-anybody's: a class, or a function, that is called with a ``SinkStart`` and returns a sink. Used by rank 0 only.
+metrics.jsonl, TensorBoard, Weights & Biases and MLflow are sinks. ``log.sinks=[jsonl,package.module:Name]`` adds your
+own: a class or function that takes a ``SinkStart`` and returns a sink. Sinks are used by rank 0 only.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,17 +17,17 @@ Event = Mapping[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class SinkStart:
-    """What a sink is told when a session of a run begins: at the start, after a resume and after a rollback.
+    """What a sink learns when a session of a run starts: at the beginning, after a resume and after a rollback.
 
     Attributes:
-        folder: of the run; it exists.
-        name: of the run.
-        total_steps: after which the run ends.
-        first_step: steps that are done. The run does all later ones, perhaps again: what a sink has of steps after this
-            one is to be forgotten. At 0 the run begins anew, its validation at step 0 included.
-        session: counts the starts of the run, from 1.
-        say: tells people something, in one line.
-        warn: tells them what goes wrong; a program that listens to no messages shows it all the same.
+        folder: folder of the run, which exists.
+        name: name of the run.
+        total_steps: steps of the run.
+        first_step: steps already done. The run does all later steps, perhaps again, so a sink must drop its events of
+            later steps. At 0 the run starts afresh and also repeats the validation at step 0.
+        session: number of the start of the run, from 1.
+        say: shows a message to the user, in one line.
+        warn: shows a warning, also in programs that ignore progress messages.
     """
 
     folder: Path
@@ -40,31 +40,31 @@ class SinkStart:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Those of the run as its folder records them, nested, for a log that shows them; {} where it has none."""
+        """The settings of the run from its folder, nested, for logs that show them; {} if the folder has none."""
         path = self.folder / CONFIG_NAME
         return read_yaml(path)[0] if path.is_file() else {}
 
 
 class Teller(Protocol):
-    """Who tells people how a run goes."""
+    """Reports to the user how a run is going."""
 
     def say(self, text: str) -> None:
-        """Tell something, in one line."""
+        """Show a message, in one line."""
 
     def warn(self, text: str) -> None:
-        """Tell what goes wrong, in one line: a program that listens to no messages shows it all the same."""
+        """Show a warning, in one line, also in programs that ignore progress messages."""
 
 
 class Sink(Protocol):
-    """One log of a run. Whatever a sink raises is told once; the run goes on, and so do the other logs."""
+    """One log of a run. If a sink raises, that is reported once; the run and the other logs continue."""
 
     def event(self, event: Event) -> None:
-        """Take one event; return soon, since the next step waits.
+        """Receive one event. Return soon, since the next step waits.
 
         Args:
-            event: the keys of metrics.jsonl with the same values, ``step`` and ``session`` in every event: training
-                events have ``loss``, ``lr``, ``grad_norm`` and counters, validations ``valid/loss`` and
-                ``valid/loss/<term>``. Steps rise within a session, and a validation may have the step of a training
+            event: the keys and values of a line of metrics.jsonl. Every event has ``step`` and ``session``; training
+                events have ``loss``, ``lr``, ``grad_norm`` and counters, and validations have ``valid/loss`` and
+                ``valid/loss/<term>``. Steps rise within a session; a validation may have the same step as a training
                 event. A value may be NaN or infinite.
         """
 

@@ -1,4 +1,4 @@
-"""The events of a run as TensorBoard shows them. A thread of its own encodes and writes: the step loop never waits."""
+"""Writes the events of a run for TensorBoard, in a thread of its own so that the step loop never waits."""
 
 import io
 import math
@@ -30,7 +30,7 @@ def open_board(start: SinkStart) -> "Board":
 
 
 def tag_of(key: str) -> str:
-    """Return the TensorBoard tag of a key of metrics.jsonl; the part before the first slash groups the charts."""
+    """Return the TensorBoard tag for a key of metrics.jsonl; TensorBoard groups charts by the part before the slash."""
     if key.startswith("valid/"):
         return key
     group = "speed" if key in _SPEED else "progress" if key in _PROGRESS else "train"
@@ -41,9 +41,9 @@ class Board:
     """A TensorBoard event file, written by a thread.
 
     Args:
-        folder: of the event files; made if need be.
-        first_step: the first step of this session; TensorBoard hides what earlier sessions logged from there on.
-        tell: is told when writing fails and when it works again.
+        folder: folder for event files; created if needed.
+        first_step: first step of this session; TensorBoard hides later steps of earlier sessions.
+        tell: receives a message when writing fails and when it works again.
     """
 
     def __init__(self, folder: Path, first_step: int, tell: Callable[[str], None]) -> None:
@@ -57,11 +57,11 @@ class Board:
         self._log = BackgroundLog("tensorboard", self._write, self._file.close, tell)
 
     def event(self, event: Event) -> None:
-        """Hand an event over; returns at once."""
+        """Queue an event and return at once."""
         self._log.event(event)
 
     def close(self) -> None:
-        """Write what is left and close the file; a file system that hangs is not waited for."""
+        """Write the remaining events and close the file; do not wait for a file system that hangs."""
         self._log.close()
 
     def _write(self, now: float, event: Event) -> None:
@@ -70,12 +70,12 @@ class Board:
 
 
 def shown_values(event: Event) -> dict[str, float]:
-    """Return what of an event can be shown over its steps: finite numbers, without the step itself."""
+    """Return the values of an event that can be plotted over steps: finite numbers, without the step itself."""
     return {key: float(value) for key, value in event.items() if key not in _NOT_SHOWN and math.isfinite(value)}
 
 
 def _record(event: BoardEvent) -> bytes:
-    """Return an event as a record of the file: length, bytes, checksums."""
+    """Return an event as a record of the event file: length, bytes, checksums."""
     buffer = io.BytesIO()
     RecordWriter(buffer).write(event.SerializeToString())
     return buffer.getvalue()

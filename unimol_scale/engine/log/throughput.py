@@ -1,4 +1,4 @@
-"""Measures the speed of a run, the peak speed of the device, and the memory that is used."""
+"""Measures the speed of a run, the peak speed of the device, and the memory in use."""
 
 import resource
 import time
@@ -12,23 +12,23 @@ import torch
 from unimol_scale.model.kernels import product
 
 T = TypeVar("T")
-# Large enough to fill the device, small enough to take a fraction of a second.
+# Large enough to fill the device, small enough to take only a fraction of a second.
 _CPU_SIZE, _CUDA_SIZE = 1536, 8192
 _REPEATS = 5
 _COPY_BYTES = 2**29
-# Steps that the time to the end is estimated from: recent enough to follow a change, many enough to be steady.
+# Steps used to estimate the remaining time: recent enough to follow a change, many enough to be steady.
 _RECENT_STEPS = 100
 
 
 class Speedometer:
-    """Speed of training on this rank; time inside ``pause`` is not training.
+    """Measures training speed on this rank; time inside ``pause`` does not count.
 
-    A loop asks it for its batches (``feed``), tells it of every step done (``step``), wraps validation and saving in
-    ``pause`` and reads it at every log event (``read``).
+    The loop takes its batches through ``feed``, calls ``step`` after every step, wraps validation and saving in
+    ``pause``, and calls ``read`` at every log event.
 
     Args:
-        peak: FLOP/s that the model FLOPs utilisation is a share of, summed over the ranks.
-        clock: seconds, rising.
+        peak: FLOP/s relative to which the model FLOPs utilisation (MFU) is reported, summed over the ranks.
+        clock: returns increasing seconds.
     """
 
     def __init__(self, peak: float, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -45,7 +45,7 @@ class Speedometer:
         self._molecules = 0
 
     def feed(self, batches: Iterable[T]) -> Iterator[T]:
-        """Yield the batches, and take the time in which there is none as waiting for data."""
+        """Yield the batches, and count the time between them as waiting for data."""
         iterator = iter(batches)
         while True:
             before = self._clock()
@@ -57,18 +57,18 @@ class Speedometer:
             yield batch
 
     def step(self, molecules: int, flops: float) -> float:
-        """Count a step that is done.
+        """Count a finished step.
 
         Args:
-            molecules: of the step, over all ranks.
-            flops: of the step, over all ranks.
+            molecules: molecules of the step over all ranks.
+            flops: FLOPs of the step over all ranks.
 
         Returns:
-            Seconds of the step, with the wait for its data and without pauses.
+            Seconds of the step, including the wait for its data but not pauses.
         """
         now = self._clock()
         seconds, self._mark = now - self._mark, now
-        # The first step of a session allocates and compiles: once there are others, it says nothing about the rest.
+        # The first step of a session allocates and compiles; once others exist, it is ignored.
         if self._steps == 1:
             self._recent.clear()
         self._recent.append(seconds)
@@ -80,11 +80,11 @@ class Speedometer:
 
     @contextmanager
     def pause(self, name: str, *, every: int) -> Iterator[None]:
-        """Do not count the time inside as training.
+        """Exclude the time inside the block from training time.
 
         Args:
-            name: of what is done instead.
-            every: steps after which it comes again, for the estimate of the time to the end.
+            name: name of the activity.
+            every: number of steps between two such pauses, for estimating the remaining time.
         """
         before = self._clock()
         yield
@@ -93,10 +93,10 @@ class Speedometer:
         self._pause_per_step[name] = seconds / every
 
     def read(self) -> dict[str, float]:
-        """Return the speed since the last reading, with the keys of an event; at least one step was done since.
+        """Return the speed since the last reading, under an event's keys. At least one step must have been done since.
 
-        ``molecules_per_second`` over all ranks; ``mfu``, the share of the peak; ``data_wait``, the share of the time
-        in which this rank waited for data.
+        ``molecules_per_second`` counts all ranks; ``mfu`` is the fraction of the peak; ``data_wait`` is the fraction of
+        the time in which this rank waited for data.
         """
         assert self._seconds > 0.0, "read follows step"
         reading = {
@@ -108,14 +108,14 @@ class Speedometer:
         return reading
 
     def remaining(self, steps: int) -> float:
-        """Return the seconds that so many steps will take: at the recent pace, with the pauses that come with them."""
+        """Return the seconds that ``steps`` more steps will take at the recent pace, pauses included."""
         assert self._recent, "remaining follows step"
         pace = sum(self._recent) / len(self._recent)
         return steps * (pace + sum(self._pause_per_step.values()))
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the FLOP/s of the best of a few square matrix products on this rank's device and threads."""
+    """Return the FLOP/s of the fastest of a few square matrix products on this rank's device and threads."""
     size = _CUDA_SIZE if device.type == "cuda" else _CPU_SIZE
     a = torch.randn(size, size, device=device).to(dtype)
     b = torch.randn(size, size, device=device).to(dtype)

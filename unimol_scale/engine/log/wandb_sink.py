@@ -1,8 +1,9 @@
-"""The events of a run in Weights & Biases. Needs the extra ``wandb``.
+"""Sends the events of a run to Weights & Biases. Needs the extra ``wandb``.
 
-Its own variables say where to: WANDB_PROJECT, WANDB_ENTITY, and WANDB_MODE=offline for a folder that ``wandb sync``
-sends later. Each session is a run there, and those of one run are a group: a resumed run does steps again, and what was
-logged there cannot be taken back.
+Its own variables choose the destination: WANDB_PROJECT, WANDB_ENTITY, and WANDB_MODE=offline for a folder that ``wandb
+sync`` sends later. Each session is a run there, and all sessions of a run form a group: a resumed run repeats steps,
+and
+logged values cannot be withdrawn.
 """
 
 import os
@@ -11,14 +12,14 @@ from typing import Any
 from unimol_scale.engine.log.sinks import Event, SinkStart
 from unimol_scale.engine.log.tensorboard import shown_values, tag_of
 
-PROJECT = "unimol-scale"  # where WANDB_PROJECT does not say another
+PROJECT = "unimol-scale"  # used unless WANDB_PROJECT is set
 
 
 class WandbSink:
-    """A run of Weights & Biases, which sends in a process of its own.
+    """A Weights & Biases run, which sends from a process of its own.
 
     Args:
-        start: of the session.
+        start: start of the session.
     """
 
     LIBRARY = "wandb"
@@ -38,10 +39,10 @@ class WandbSink:
         self._run.define_metric("*", step_metric="step")
 
     def event(self, event: Event) -> None:
-        """Hand an event over; returns at once."""
+        """Queue an event and return at once."""
         values = {tag_of(key): value for key, value in shown_values(event).items()}
         self._run.log({"step": int(event["step"]), **values})
 
     def close(self) -> None:
-        """Wait until everything is sent, or is on the disk."""
+        """Wait until everything is sent or written to disk."""
         self._run.finish()

@@ -1,9 +1,9 @@
 """A model that DeepSpeed shards: builds it, runs it, steps it, and saves and restores its state.
 
-Traps handled here, each measured or read in DeepSpeed's source: gradients of a variable number of micro-batches need
-explicit boundaries; stage 3, and offloading, move a parameter that a step does not use by its last gradient; stage 3
-leaves buffers on the CPU; stage 0 in fp32 neither reports the norm of the gradient nor refuses one that is not finite;
-stage 0 in bf16 starts with a step.
+It works around several properties of DeepSpeed, each measured or read in its source. Gradients of a variable number of
+micro-batches need explicit boundaries. Stage 3 and offloading update a parameter that a step does not use with its last
+gradient. Stage 3 leaves buffers on the CPU. Stage 0 in fp32 neither reports the gradient norm nor refuses a gradient
+that is not finite. Stage 0 in bf16 begins with a step.
 """
 
 import math
@@ -29,18 +29,18 @@ from unimol_scale.errors import ConfigError
 
 
 class DeepSpeedModel:
-    """A ``ShardedModel`` by DeepSpeed, with its optimizer.
+    """A ``ShardedModel`` based on DeepSpeed, with its optimizer.
 
-    Every rank calls every method alike. The fp32 weights that ``factory`` draws depend on ``config.seed`` alone, not on
-    stage, precision (but for the rounding to bf16) or ranks.
+    Every rank makes the same calls. The fp32 weights that ``factory`` draws depend only on ``config.seed``, not on
+    stage, ranks or precision (apart from rounding to bf16).
 
     Args:
         factory: builds the module; called inside DeepSpeed's construction context under stage 3.
         config: of the run; ``train.ema_decay`` decides whether a running mean of the weights is kept.
-        ranks: this process.
+        ranks: this process among the others.
 
     Raises:
-        ConfigError: the DeepSpeed settings contradict the run's, or cannot be resumed exactly.
+        ConfigError: the DeepSpeed settings contradict the run's, or the run could not be resumed exactly.
     """
 
     def __init__(self, factory: Callable[[], nn.Module], config: PretrainConfig, ranks: Ranks) -> None:
@@ -54,7 +54,7 @@ class DeepSpeedModel:
             module = factory()
         _move_buffers(module, ranks.device)
         matrices = _matrices_of(module, config.train)
-        # Some of its optimizers print how much memory there is, on every rank.
+        # Some of its optimizers print memory statistics on every rank.
         with redirect_stdout(None):
             self._engine, *_ = deepspeed.initialize(
                 model=module,
@@ -63,7 +63,7 @@ class DeepSpeedModel:
                 config=settings,
             )
         self._optimizer: Any = self._engine.optimizer
-        # Stage 0 in fp32: torch's own optimizer, with nothing around it.
+        # Stage 0 in fp32 uses torch's own optimizer without a wrapper.
         self._is_plain = self._optimizer is self._engine.basic_optimizer
         self._state = ShardedState(
             self.module,
@@ -80,7 +80,7 @@ class DeepSpeedModel:
 
     @property
     def module(self) -> nn.Module:
-        """The module as built; under stage 3 its weights are shares."""
+        """The module as built; under stage 3 its weights are shards."""
         module: nn.Module = self._engine.module
         return module
 
@@ -96,30 +96,32 @@ class DeepSpeedModel:
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradient of a share of the global loss; ``last`` marks the last micro-batch of the step.
 
-        DeepSpeed averages gradients over ranks; every rank's loss is already divided by global counts, so the sum is
-        wanted.
+        DeepSpeed averages gradients over ranks, but every rank's loss is already divided by global counts, so a sum is
+        needed.
         """
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss * self._ranks.world_size)
 
     @property
     def has_whole_weights(self) -> bool:
-        """Whether ``module`` holds every weight: below stage 3."""
+        """Whether ``module`` holds every weight, which is so below stage 3."""
         return self._stage < 3
 
     def add_gradients(self, gradients: Sequence[Tensor | None]) -> None:
-        """Add gradients that were computed elsewhere, of all micro-batches of a step."""
+        """Add gradients that were computed elsewhere, summed over all micro-batches of a step."""
         parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         pairs = [pair for pair in zip(parameters, gradients, strict=True) if pair[1] is not None]
-        # A function with just these gradients: whatever DeepSpeed does in a backward pass, it does here as well.
+        # A function with exactly these gradients, so that everything DeepSpeed does in a backward pass happens here as
+        # well.
         loss: Tensor = _GivenGradients.apply([given for _, given in pairs], *(parameter for parameter, _ in pairs))  # type: ignore[no-untyped-call]
         self.backward(loss, last=True)
 
     def step(self, learning_rate: float) -> float:
-        """Clip, move the weights, and return the gradient norm before clipping, the same on every rank.
+        """Clip, update the weights, and return the gradient norm before clipping, the same on every rank.
 
-        A gradient that is not finite is dropped: weights, moments and step counters stay as they are on all ranks, and
-        the norm that comes back is not finite.
+        A gradient that is not finite is dropped: weights, moments and step counters stay unchanged on all ranks, and
+        the
+        returned norm is not finite.
         """
         norm: Any = None
         if self._is_plain:
@@ -137,7 +139,7 @@ class DeepSpeedModel:
         return float(norm)
 
     def drop_gradients(self) -> None:
-        """Forget what ``backward`` has added since the last step."""
+        """Drop what ``backward`` has added since the last step."""
         if self._stage == 0:
             self._engine.zero_grad()
             return
@@ -155,14 +157,14 @@ class DeepSpeedModel:
         self._forget_last()
 
     def _forget_last(self) -> None:
-        """Clear gradients that DeepSpeed keeps: they would move a parameter again which the next step does not use."""
+        """Clear gradients that DeepSpeed keeps; they would update a parameter again that the next step does not use."""
         if self._stage == 3:
             self._optimizer.grad_partitions_flat_buffer.zero_()
         self._state.clear_gradients()
 
     @property
     def optimizer_steps(self) -> int:
-        """Optimizer steps done; those skipped are not counted."""
+        """Number of optimizer steps done, without skipped ones."""
         return self._state.optimizer_steps
 
     def fragments(self) -> list[Fragment]:
@@ -173,34 +175,34 @@ class DeepSpeedModel:
         return self._state.fragments()
 
     def restore(self, read: Read, optimizer_steps: int) -> None:
-        """Take up a state, bit for bit, whatever ranks and stage it was written by.
+        """Load a state exactly, whatever ranks and stage wrote it.
 
         Args:
             read: (parameter name, kind, start, stop) → fp32 elements [stop - start].
-            optimizer_steps: done when it was written.
+            optimizer_steps: steps done when the state was written.
         """
         self.drop_gradients()
         self._state.restore(read, optimizer_steps)
 
     def take_weights(self, read: ReadWeights) -> None:
-        """Begin with weights of elsewhere; the optimizer stays as new.
+        """Start from given weights; the optimizer stays new.
 
         Args:
-            read: (parameter name, start, stop) → fp32 elements [stop - start]; None leaves them as drawn.
+            read: (parameter name, start, stop) → fp32 elements [stop - start]; None keeps the initial ones.
         """
         self._state.take_weights(read)
 
     def ema_update(self, decay: float) -> None:
-        """Move the running mean of the weights towards them: mean ← decay · mean + (1 − decay) · weights."""
+        """Update the running mean of the weights: mean ← decay · mean + (1 − decay) · weights."""
         self._state.ema_update(decay)
 
     def averaged_weights(self) -> AbstractContextManager[None]:
-        """Compute with the mean of the weights inside, and with the very same weights as before after it."""
+        """Use the mean of the weights inside the block, and restore the exact weights after it."""
         return self._state.averaged_weights()
 
 
 class _GivenGradients(torch.autograd.Function):
-    """A scalar of some parameters, zero, whose gradient is what it is said to be."""
+    """A scalar zero that depends on some parameters and has given gradients."""
 
     @staticmethod
     def forward(ctx: Any, gradients: list[Tensor], *parameters: Tensor) -> Tensor:  # noqa: ANN401
@@ -214,27 +216,27 @@ class _GivenGradients(torch.autograd.Function):
 
 
 def _move_buffers(module: nn.Module, device: torch.device) -> None:
-    """Move buffers to where the module computes: DeepSpeed's construction context places parameters only."""
+    """Move buffers to the module's device: DeepSpeed's construction context places only parameters."""
     for part in module.modules():
         for name, buffer in part.named_buffers(recurse=False):
             setattr(part, name, buffer.to(device))
 
 
 def _matrices_of(module: nn.Module, train: TrainConfig) -> dict[str, HiddenWeight]:
-    """Return the weights that Muon moves, by name; {}: the run is one of AdamW alone.
+    """Return the weights that Muon updates, by name; {} if the run uses AdamW only.
 
     Raises:
-        ConfigError: there are none, and Muon is asked for.
+        ConfigError: Muon is requested, but there are no such weights.
     """
     if train.optimizer == "adamw":
         return {}
-    # Under stage 3 a parameter knows its own shape by another name.
+    # Under stage 3 a parameter stores its full shape under another name.
     shapes = {name: tuple(getattr(weight, "ds_shape", weight.shape)) for name, weight in module.named_parameters()}
     found = hidden_weights(module, shapes, train.tracks_of_muon)
     if not found:
         raise ConfigError(
             f"train.optimizer=muon: the objective's model has no two-track layers with hidden matrices of "
-            f"{train.muon_tracks} for it; take train.optimizer=adamw"
+            f"{train.muon_tracks}; use train.optimizer=adamw"
         )
     return found
 

@@ -1,7 +1,7 @@
 """Makes the DeepSpeed settings of a run from its configuration and a file of the user.
 
-What the configuration decides has one source, so a file may repeat it but not change it. Settings under which a run's
-state could not be saved and resumed exactly are refused here, before anything is built.
+A setting that the configuration determines has one source, so the file may repeat it but not change it. Settings that
+would prevent saving and resuming a run exactly are refused here, before anything is built.
 """
 
 import json
@@ -25,11 +25,11 @@ _ALLOWED: dict[str, tuple[tuple[Any, ...], str]] = {
     "bf16.bf16_optimizer_states": ((False,), "the optimizer states are fp32"),
     "bf16.check_grad_overflow": ((True,), "a gradient that is not finite must not move the weights"),
     "zero_optimization.compute_grad_norm": ((True,), "a gradient that is not finite must not move the weights"),
-    _OFFLOAD_OPTIMIZER: (("none", "cpu"), "a run resumed from NVMe is silently wrong"),
-    _OFFLOAD_PARAM: (("none", "cpu"), "a run resumed from NVMe is silently wrong"),
-    "zero_optimization.offload_optimizer.ratio": ((1, 1.0), "a part of the optimizer states would not be saved"),
+    _OFFLOAD_OPTIMIZER: (("none", "cpu"), "a run resumed from NVMe would be silently wrong"),
+    _OFFLOAD_PARAM: (("none", "cpu"), "a run resumed from NVMe would be silently wrong"),
+    "zero_optimization.offload_optimizer.ratio": ((1, 1.0), "part of the optimizer states would not be saved"),
     "zero_optimization.offload_optimizer.super_offload": ((False,), "its states cannot be saved by parameter"),
-    "zero_optimization.round_robin_gradients": ((False,), "it reorders the states, and they are saved by parameter"),
+    "zero_optimization.round_robin_gradients": ((False,), "it reorders the states, which are saved by parameter"),
     "zero_optimization.zero_hpz_partition_size": ((1,), "weights are shared among all ranks"),
     "zero_optimization.mics_shard_size": ((-1,), "weights are shared among all ranks"),
 }
@@ -37,7 +37,7 @@ _REFUSED_SECTIONS = {
     "scheduler.": "train.schedule decides the learning rate",
     "zero_optimization.zenflow.": "its states cannot be saved by parameter",
 }
-# Set by us where a file does not.
+# Defaults that we set unless the file does.
 _DEFAULTS = frozenset(
     f"zero_optimization.{key}" for key in ("contiguous_gradients", "overlap_comm", "memory_efficient_linear")
 ) | {"steps_per_print"}
@@ -48,7 +48,7 @@ def deepspeed_settings(config: PretrainConfig, *, cuda: bool) -> dict[str, Any]:
 
     Raises:
         ConfigError: the file of additional settings is missing, is not JSON, contradicts the run's configuration, or
-            asks for what cannot be resumed exactly.
+            contains a setting that would prevent an exact resume.
     """
     train = config.train
     settings: dict[str, Any] = {
@@ -61,7 +61,7 @@ def deepspeed_settings(config: PretrainConfig, *, cuda: bool) -> dict[str, Any]:
             "stage": config.zero.stage,
             "contiguous_gradients": True,
             "overlap_comm": cuda,
-            # DeepSpeed's own linear layer saves no memory here and made a CPU step of a small model twice as slow.
+            # DeepSpeed's own linear layer saves no memory here and makes a CPU step of a small model twice as slow.
             "memory_efficient_linear": False,
         },
         **_optimizer(train),
@@ -80,7 +80,7 @@ def deepspeed_settings(config: PretrainConfig, *, cuda: bool) -> dict[str, Any]:
         if key in ours and key not in _DEFAULTS and value != ours[key]:
             raise ConfigError(
                 f"zero.config: {path} sets {key} to {json.dumps(value)}, but this run's own settings make it "
-                f"{json.dumps(ours[key])}; change train.* or zero.stage, and leave it out of the file"
+                f"{json.dumps(ours[key])}; change train.* or zero.stage, and remove it from the file"
             )
         allowed, reason = _ALLOWED.get(key, ((value,), ""))
         if value not in allowed:
@@ -88,8 +88,8 @@ def deepspeed_settings(config: PretrainConfig, *, cuda: bool) -> dict[str, Any]:
                 f"zero.config: {path} sets {key} to {json.dumps(value)}; "
                 f"allowed: {', '.join(json.dumps(choice) for choice in allowed)}, because {reason}"
             )
-    # AdamW's are compared above.
-    muon = {"optimizer.": "train.optimizer=muon decides what moves the weights"} if train.optimizer == "muon" else {}
+    # AdamW's settings are compared above.
+    muon = {"optimizer.": "train.optimizer=muon sets the optimizer"} if train.optimizer == "muon" else {}
     for section, reason in {**_REFUSED_SECTIONS, **muon}.items():
         if any(key.startswith(section) for key in theirs):
             raise ConfigError(f"zero.config: {path} has {section[:-1]}, which cannot be used: {reason}")
@@ -99,13 +99,14 @@ def deepspeed_settings(config: PretrainConfig, *, cuda: bool) -> dict[str, Any]:
 
 def _optimizer(train: TrainConfig) -> dict[str, Any]:
     if train.optimizer == "muon":
-        # An optimizer of ours is handed over (muon.py): DeepSpeed is told that this is meant, with offloading too.
+        # We pass an optimizer of our own (muon.py), so DeepSpeed must be told that this is intended, also with
+        # offloading.
         return {"zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False}
     params = {
         "lr": train.learning_rate,
         "betas": [train.beta1, train.beta2],
         "weight_decay": train.weight_decay,
-        # torch's own fused step needs no compiler, on a CPU as on a GPU; DeepSpeed's builds one on first use.
+        # torch's fused step needs no compiler, on CPU or GPU; DeepSpeed's own is built at its first use.
         "torch_adam": True,
         "fused": True,
     }

@@ -1,9 +1,9 @@
-"""Finds the fp32 state of a sharded model in DeepSpeed's tensors: one view for every ZeRO stage and precision.
+"""Finds the fp32 state of a sharded model in DeepSpeed's tensors, in one form for every ZeRO stage and precision.
 
-DeepSpeed steps a few flat fp32 tensors, and lays the parameters into them in another way at each stage: stage 0 keeps
-every parameter whole on every rank, stages 1 and 2 cut the concatenation of all parameters into one run of elements a
-rank, stage 3 cuts each parameter into one run a rank, the last ones padded. A ``Slot`` says where a run of one
-parameter's elements lies; everything else here is the same for all stages.
+DeepSpeed updates a few flat fp32 tensors, and arranges the parameters in them differently at each stage. Stage 0 keeps
+every parameter whole on every rank. Stages 1 and 2 cut the concatenation of all parameters into one run of elements per
+rank. Stage 3 cuts each parameter into one run per rank, with padding in the last ones. A ``Slot`` says where a run of a
+parameter's elements lies; everything else in this file is the same for all stages.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from unimol_scale.engine.parallel.muon import IS_MUON
 from unimol_scale.engine.parallel.sharded_model import Read
 from unimol_scale.engine.run.initial_weights import ReadWeights
 
-# One of several classes without types.
+# One of several classes that have no type hints.
 DeepSpeedOptimizer = Any
 _STEP = "step"
 _EXCHANGE_ELEMENTS = 1 << 22
@@ -31,11 +31,11 @@ class Slot:
     """A run of elements of one flattened parameter inside one of the optimizer's tensors.
 
     Attributes:
-        name: of the parameter.
-        parameter: what the model computes with.
+        name: name of the parameter.
+        parameter: the tensor that the model computes with.
         start: first element in the parameter.
         length: number of elements.
-        flat: fp32 tensor which the optimizer steps.
+        flat: fp32 tensor that the optimizer updates.
         offset: first element in ``flat``.
     """
 
@@ -48,11 +48,11 @@ class Slot:
 
     @property
     def stop(self) -> int:
-        """The element of the parameter after the last."""
+        """The element after the last one, in the parameter."""
         return self.start + self.length
 
     def view(self, tensor: Tensor) -> Tensor:
-        """Return the run inside ``flat``, or inside another tensor laid out like it."""
+        """Return the run inside ``flat``, or inside another tensor with the same layout."""
         return tensor.detach().view(-1).narrow(0, self.offset, self.length)
 
     def clipped(self, before: int, start: int, stop: int) -> "Slot | None":
@@ -71,14 +71,14 @@ class Slot:
 
 
 class ShardedState:
-    """Master weights, the optimizer's states and the running mean of the weights, of the elements that this rank holds.
+    """Master weights, optimizer states and running mean of the weights, for the elements that this rank holds.
 
     Args:
         module: the model.
-        optimizer: DeepSpeed's, around ``adam``; at stage 0 in fp32 ``adam`` itself.
-        adam: a torch.optim.AdamW; one with Muon has two groups, Muon's last.
-        stage: of ZeRO.
-        rank: of this process.
+        optimizer: DeepSpeed's optimizer around ``adam``; at stage 0 in fp32 ``adam`` itself.
+        adam: a torch.optim.AdamW; with Muon it has two groups, Muon's last.
+        stage: ZeRO stage.
+        rank: rank of this process.
         world_size: number of ranks.
         averaged: keep a running mean of the weights.
     """
@@ -99,19 +99,20 @@ class ShardedState:
         self._stage = stage
         find = {0: _whole_slots, 3: _stage3_slots}.get(stage, _stage12_slots)
         self._held = [slot for slot in find(module, optimizer, adam, rank) if slot.length > 0]
-        # At stage 0 all ranks hold the same; each answers for an equal part of it.
+        # At stage 0 all ranks hold the same state, and each saves an equal part of it.
         self._owned = self._held if stage else _equal_part(self._held, rank, world_size)
         stepped = list(_stepped(optimizer, adam, stage))
-        # All that the optimizer steps, tensors of nothing but padding included.
+        # All tensors that the optimizer updates, including those that contain only padding.
         self.flats = [flat for flat, _ in stepped]
         self._start_states(stepped)
         self._means = {id(flat): flat.detach().clone() for flat in self.flats} if averaged else {}
         self._exchanged = False
 
     def _start_states(self, stepped: Sequence[tuple[Tensor, bool]]) -> None:
-        """Make the optimizer's states as they are before the first step: there to be saved and restored.
+        """Create the optimizer's states as they are before the first step, so that they can be saved and restored.
 
-        At stage 0 in bf16 DeepSpeed has done a step without gradients: it decayed the master weights and counted.
+        At stage 0 in bf16 DeepSpeed has already done a step without gradients, which decayed the master weights and was
+        counted.
         """
         with torch.no_grad():
             for slot in self._held if self._stage == 0 else ():
@@ -124,11 +125,11 @@ class ShardedState:
 
     @property
     def optimizer_steps(self) -> int:
-        """Steps done, those not counted that were skipped."""
+        """Number of steps done, without skipped ones."""
         return int(self._adam.state[self.flats[0]][_STEP].item())
 
     def runs(self, names: Collection[str]) -> list[Run]:
-        """Return where the elements of some parameters lie that this rank steps, by the number of their tensor."""
+        """Return where the elements of some parameters lie that this rank updates, by index of the flat tensor."""
         numbers = {id(flat): number for number, flat in enumerate(self.flats)}
         return [
             Run(name=slot.name, start=slot.start, length=slot.length, flat=numbers[id(slot.flat)], offset=slot.offset)
@@ -137,8 +138,8 @@ class ShardedState:
         ]
 
     def fragments(self) -> list[Fragment]:
-        """Return live views of the elements that this rank answers for, in the order of ``named_parameters``."""
-        assert not self._exchanged, "the weights are exchanged with their mean"
+        """Return live views of the elements that this rank saves, in the order of ``named_parameters``."""
+        assert not self._exchanged, "the weights are currently swapped with their mean"
         return [
             Fragment(
                 name=slot.name,
@@ -150,7 +151,7 @@ class ShardedState:
 
     @torch.no_grad()
     def restore(self, read: Read, optimizer_steps: int) -> None:
-        """Fill every state from elsewhere; every rank takes part."""
+        """Fill every state from ``read``; every rank takes part."""
         for slot in self._held:
             for kind, tensor in self._states(slot.flat).items():
                 slot.view(tensor).copy_(read(slot.name, kind, slot.start, slot.stop))
@@ -161,10 +162,10 @@ class ShardedState:
 
     @torch.no_grad()
     def take_weights(self, read: ReadWeights) -> None:
-        """Replace the weights, and their running mean, by those of elsewhere; every rank takes part.
+        """Replace the weights, and their running mean, by given ones; every rank takes part.
 
         Args:
-            read: (parameter name, start, stop) → fp32 [stop - start]; None leaves those elements as they are.
+            read: (parameter name, start, stop) → fp32 [stop - start]; None keeps those elements.
         """
         for slot in self._held:
             elements = read(slot.name, slot.start, slot.stop)
@@ -174,24 +175,24 @@ class ShardedState:
         self._publish()
 
     def clear_gradients(self) -> None:
-        """Clear what DeepSpeed has copied beside the optimizer; only where that is offloaded does it outlive a step."""
+        """Clear DeepSpeed's copies of gradients next to the optimizer; they outlive a step only with offloading."""
         for flat in self.flats:
             if flat.grad is not None:
                 flat.grad.zero_()
 
     @torch.no_grad()
     def ema_update(self, decay: float) -> None:
-        """Move the running mean of the weights: mean ← decay · mean + (1 − decay) · weights."""
+        """Update the running mean of the weights: mean ← decay · mean + (1 − decay) · weights."""
         assert self._means, "no mean of the weights is kept"
         for flat in self.flats:
             self._means[id(flat)].lerp_(flat.detach(), 1.0 - decay)
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """Compute with the mean of the weights inside, and with the very same weights as before after it."""
+        """Use the mean of the weights inside the block, and restore the exact weights after it."""
         assert self._means, "no mean of the weights is kept"
         self._exchange()
-        # Not in a finally: an error ends the run, and exchanging back waits for ranks that may not come.
+        # Not in a finally: an error ends the run, and swapping back would wait for ranks that may never come.
         yield
         self._exchange()
 
@@ -208,13 +209,13 @@ class ShardedState:
         self._publish()
 
     def _states(self, flat: Tensor) -> Mapping[str, Tensor]:
-        """Return kind → tensor laid out like ``flat``."""
+        """Return kind of state → tensor with the layout of ``flat``."""
         moments = {kind: tensor for kind, tensor in self._adam.state[flat].items() if kind != _STEP}
         states = {WEIGHT: flat, **moments}
         return {**states, MEAN: self._means[id(flat)]} if self._means else states
 
     def _publish(self) -> None:
-        """Bring the master weights of all ranks to what the model computes with."""
+        """Copy the master weights of all ranks into the weights that the model computes with."""
         if self._stage == 0:
             for slot in self._held:
                 if slot.flat is not slot.parameter:
@@ -226,13 +227,13 @@ class ShardedState:
             optimizer._partition_all_parameters()
             for group in range(len(optimizer.fp32_partitioned_groups_flat)):
                 optimizer._reassign_or_swap_out_partitioned_parameters(group)
-            # Small parameters stay whole on every rank.
+            # Small parameters are kept whole on every rank.
             if persistent := optimizer.persistent_parameters:
                 persistent[0].all_gather(persistent)
 
 
 def _stepped(optimizer: DeepSpeedOptimizer, adam: torch.optim.Optimizer, stage: int) -> Iterator[tuple[Tensor, bool]]:
-    """Yield each tensor that the optimizer steps, in the same order on all ranks, and whether Muon moves it."""
+    """Yield each tensor that the optimizer updates, in the same order on all ranks, and whether Muon updates it."""
     if stage == 3:
         for index, flat in enumerate(optimizer.fp32_partitioned_groups_flat):
             yield flat, adam.param_groups[optimizer.sub_group_to_group_id[index]].get(IS_MUON, False)
@@ -245,7 +246,7 @@ def _stepped(optimizer: DeepSpeedOptimizer, adam: torch.optim.Optimizer, stage: 
 def _whole_slots(
     module: nn.Module, optimizer: DeepSpeedOptimizer, adam: torch.optim.Optimizer, rank: int
 ) -> Iterator[Slot]:
-    """Stage 0: parameters are their own masters in fp32, and have one each in bf16."""
+    """Stage 0: in fp32 parameters are their own masters; in bf16 each has one master."""
     masters: dict[int, Tensor] = {}
     if optimizer is not adam:
         for low, high in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
@@ -276,7 +277,7 @@ def _stage12_slots(
 def _stage3_slots(
     module: nn.Module, optimizer: DeepSpeedOptimizer, adam: torch.optim.Optimizer, rank: int
 ) -> Iterator[Slot]:
-    """Stage 3: a rank holds an equal run of each parameter; the last runs are padded, or nothing but padding."""
+    """Stage 3: a rank holds an equal run of each parameter; the last runs contain padding, or nothing else."""
     for name, parameter in module.named_parameters():
         group, offset, padded = optimizer.grad_position[optimizer.get_param_id(parameter)]
         start = rank * padded

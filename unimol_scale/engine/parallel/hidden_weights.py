@@ -1,11 +1,11 @@
-"""Names the hidden weight matrices of the layers by track, and says which matrices a stored weight is made of.
+"""Lists the hidden weight matrices of the layers by track, and which matrices each stored weight contains.
 
 Muon (arXiv 2502.16982) makes the update of a *matrix* orthogonal, so it has to know what is one linear map. The layers
-store several maps in one weight where one matrix product computes them all: they are taken apart here. Everything else
-of a model, that is embeddings, the distance kernel, norms, biases and heads, is not a hidden matrix.
+store several maps in one weight where one matrix product computes them all; this file separates them. The rest of a
+model (embeddings, the distance kernel, norms, biases and heads) contains no hidden matrix.
 
-Shapes: D atom channels, P pair channels, H heads, h hidden pair channels, F hidden atom channels, K matrices of R rows
-and C columns each in one weight.
+Shapes: D atom channels, P pair channels, H heads, h hidden pair channels, F hidden atom channels; a weight holds K
+matrices of R rows and C columns each.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from unimol_scale.model.layers import TwoTrackLayer
 
 Track = Literal["atom", "pair"]
 
-# Of a layer: weight → its track and the number of maps whose rows are stacked in it; None: a bilinear map.
+# Weight of a layer → its track and the number of maps whose rows are stacked in it; None: a bilinear map.
 _LAYER: Mapping[str, tuple[Track, int | None]] = {
     "attention.qkv_weight": ("atom", 3),  # [3D, D]: queries, keys, values
     "attention.out_weight": ("atom", 1),  # [D, D]
@@ -37,16 +37,17 @@ _LAYER: Mapping[str, tuple[Track, int | None]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class HiddenWeight:
-    """A stored weight of K equal matrices.
+    """A stored weight that consists of K matrices of equal shape.
 
-    The weight of an outer product is stored [h, h·P], row c and column (d, p), for the sake of one matrix product. The
-    linear map that it is takes the h² products a_c·b_d to P channels: one matrix [P, h²], as the public reference has
-    it (and AlphaFold's outer product mean).
+    The weight of an outer product is stored as [h, h·P], with row c and column (d, p), so that one matrix product
+    suffices.
+    Its linear map takes the h² products a_c·b_d to P channels: one matrix [P, h²], as in the public reference and in
+    AlphaFold's outer product mean.
 
     Attributes:
-        track: that the weight is counted with, as in ``accounting.count_parameters``.
+        track: track that the weight is counted under, as in ``accounting.count_parameters``.
         shape: [rows, columns] as stored.
-        stacked: number of matrices whose rows lie one below the other; None: the weight of an outer product.
+        stacked: number of matrices whose rows are stacked; None: the weight of an outer product.
     """
 
     track: Track
@@ -62,7 +63,7 @@ class HiddenWeight:
         return self.stacked, rows // self.stacked, columns
 
     def split(self, weight: Tensor) -> Tensor:
-        """Return the matrices [K, R, C] of a weight, or of anything of its size, flat or not."""
+        """Return the matrices [K, R, C] of a weight, or of any tensor of the same size, flat or not."""
         if self.stacked is not None:
             return weight.reshape(self.matrix_shape)
         _, P, _ = self.matrix_shape
@@ -70,7 +71,7 @@ class HiddenWeight:
         return weight.reshape(h, h, P).permute(2, 0, 1).reshape(1, P, h * h)
 
     def join(self, matrices_KRC: Tensor) -> Tensor:
-        """Return the flat weight [rows · columns] of its matrices."""
+        """Return the weight, flat [rows · columns], from its matrices."""
         if self.stacked is not None:
             return matrices_KRC.reshape(-1)
         _, P, _ = self.matrix_shape
@@ -81,12 +82,12 @@ class HiddenWeight:
 def hidden_weights(
     module: nn.Module, shapes: Mapping[str, Sequence[int]], tracks: Sequence[Track] = ("atom", "pair")
 ) -> dict[str, HiddenWeight]:
-    """Return parameter name → what it is made of, of all two-track layers in a module.
+    """Return parameter name → its matrices, for all two-track layers in a module.
 
     Args:
-        module: that contains ``TwoTrackLayer``, anywhere.
-        shapes: parameter name → its whole shape; a sharded parameter does not know it.
-        tracks: those wanted.
+        module: a module that contains ``TwoTrackLayer`` at any depth.
+        shapes: parameter name → its full shape, which a sharded parameter does not know.
+        tracks: tracks to include.
     """
     found = {}
     for prefix, part in module.named_modules():

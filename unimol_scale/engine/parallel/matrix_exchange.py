@@ -1,8 +1,9 @@
-"""Brings the pieces of matrices that ranks hold together at one rank a matrix, and what is computed of them back.
+"""Gathers the pieces of each matrix from all ranks on one rank, and returns the results to the ranks that need them.
 
-ZeRO cuts matrices anywhere, and Muon needs whole ones. Every rank therefore gets about an equal share of the work: some
-of the matrices, whole. Two collectives do it, whatever the stage: pieces to the owners, results to the holders. Where
-every rank holds everything (stage 0), only the second moves anything.
+ZeRO cuts matrices anywhere, but Muon needs whole ones. Every rank therefore receives some of the matrices whole, so
+that
+all have about equal work. This takes two collectives at any stage: pieces to the owners, results to the holders. Where
+every rank holds everything (stage 0), only the second transfers data.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from torch import Tensor
 from unimol_scale.engine.parallel.hidden_weights import HiddenWeight
 from unimol_scale.engine.parallel.ranks import Ranks
 
-# Elements a rank that are under way at a time, so that the buffers stay small beside the model.
+# Elements per rank that are in transit at a time, so that the buffers stay small compared with the model.
 ROUND_ELEMENTS = 1 << 24
 
 
@@ -23,10 +24,10 @@ class Run:
     """A run of elements of one flattened weight that a rank holds in one of its tensors.
 
     Attributes:
-        name: of the parameter.
+        name: name of the parameter.
         start: first element in the parameter.
         length: number of elements.
-        flat: number of the tensor; on all ranks, tensors of one number hold pieces of the same parameters.
+        flat: index of the tensor; on all ranks, tensors with the same index hold pieces of the same parameters.
         offset: first element in that tensor.
     """
 
@@ -39,25 +40,25 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """Weights that are worked on together.
+    """Weights that are processed together.
 
     Attributes:
-        owners: weight → the rank that gets it whole, the same on all ranks.
+        owners: weight → the rank that receives it whole; the same on all ranks.
     """
 
     owners: Mapping[str, int]
 
     def owned_by(self, rank: int) -> list[str]:
-        """Return the weights of a rank."""
+        """Return the weights that a rank owns."""
         return [name for name, owner in self.owners.items() if owner == rank]
 
 
 class MatrixExchange:
-    """Knows which rank holds what. Every rank makes one, and calls its methods alike.
+    """Knows which rank holds what. Every rank creates one and makes the same calls.
 
     Args:
-        held: what this rank holds of the weights.
-        weights: parameter name → what it is made of.
+        held: the parts of the weights that this rank holds.
+        weights: parameter name → its matrices.
         ranks: this process among the others.
     """
 
@@ -75,7 +76,7 @@ class MatrixExchange:
         self._rounds: dict[frozenset[int], list[Round]] = {}
 
     def rounds(self, flats: Sequence[int]) -> list[Round]:
-        """Return the rounds in which the weights in these tensors are worked on; of all ranks, whoever holds some."""
+        """Return the rounds that process the weights in these tensors, including weights that only other ranks hold."""
         key = frozenset(flats)
         if key not in self._rounds:
             self._rounds[key] = list(self._planned(key))
@@ -95,7 +96,7 @@ class MatrixExchange:
             owner = load.index(min(load))
             owners[name] = owner
             elements += size
-            load[owner] += size * min(weight.matrix_shape[1:])  # what an iteration costs
+            load[owner] += size * min(weight.matrix_shape[1:])  # proportional to the cost of an iteration
         if owners:
             yield Round(owners=owners)
 
@@ -104,8 +105,8 @@ class MatrixExchange:
 
         Args:
             round_: one of ``rounds``.
-            flats: number of the tensor → values laid out like it, on any device.
-            dtype: to send and return them in.
+            flats: index of the tensor → values with its layout, on any device.
+            dtype: dtype to send and return them in.
         """
         me, device = self._ranks.rank, self._ranks.device
         everyone = range(self._ranks.world_size)
@@ -123,13 +124,13 @@ class MatrixExchange:
     def distribute(
         self, round_: Round, whole: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device
     ) -> list[tuple[Run, Tensor]]:
-        """Return each run that this rank holds of the round's weights, and its results. Collective.
+        """Return each run of the round's weights that this rank holds, with its results. Collective.
 
         Args:
             round_: one of ``rounds``.
             whole: weight that this rank owns → results, flat.
-            dtype: of the results.
-            device: to return them on.
+            dtype: dtype of the results.
+            device: device to return them on.
         """
         me = self._ranks.rank
         everyone = range(self._ranks.world_size)
@@ -143,11 +144,11 @@ class MatrixExchange:
         return list(zip((run for runs in expected for run in runs), results, strict=True))
 
     def _held(self, rank: int, round_: Round, owner: int) -> list[Run]:
-        """Return what a rank holds of the weights that another owns."""
+        """Return what a rank holds of the weights that another rank owns."""
         return [run for name in round_.owned_by(owner) for run in self._runs[rank][name]]
 
     def _sources(self, rank: int, round_: Round, owner: int) -> list[Run]:
-        """Return what a rank sends to the owner of weights: nothing of those that the owner holds itself."""
+        """Return what a rank sends to the owner of weights: nothing that the owner holds itself."""
         return [run for run in self._held(rank, round_, owner) if rank == owner or not self._holds(owner, run.name)]
 
     def _holds(self, rank: int, name: str) -> bool:
@@ -158,9 +159,9 @@ class MatrixExchange:
         return rows * columns
 
     def _send(self, sent: Sequence[Sequence[Tensor]], received: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Send tensors to every rank; return what came from all, in the order of their ranks."""
+        """Send tensors to every rank; return what arrived from all, in rank order."""
         parts = [part.to(dtype) for parts in sent for part in parts]
-        # One copy for all of them, where the optimizer is offloaded.
+        # One copy for all of them if the optimizer is offloaded.
         values = (torch.cat(parts) if parts else torch.empty(0, dtype=dtype)).to(self._ranks.device)
         return self._ranks.exchange(values, [sum(len(part) for part in parts) for parts in sent], received)
 

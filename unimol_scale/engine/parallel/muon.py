@@ -1,14 +1,16 @@
 """Muon for hidden matrices and AdamW for everything else, in one optimizer that DeepSpeed can shard at every stage.
 
-Muon (Jordan et al. 2024; Liu et al. 2025, arXiv 2502.16982) steps along the momentum of a matrix made orthogonal. The
-step is scaled by 0.2·√max(rows, columns), so that its elements are about as large as AdamW's: learning rate, schedule
-and weight decay are those of AdamW (there, equation 4).
+Muon (Jordan et al. 2024; Liu et al. 2025, arXiv 2502.16982) steps along a matrix's momentum after making it orthogonal.
+The step is scaled by 0.2·√max(rows, columns) (equation 4 of Liu et al.), so that its elements are about as large as
+AdamW's: learning rate, schedule and weight decay carry over from AdamW.
 
-DeepSpeed 0.19.8 has a Muon of its own, which is not used: at stages 1 to 3 it clips by the norm of the *orthogonal*
-update, so that a ``gradient_clip`` of 1 shrinks the steps of all parameters with the size of the model [measured]; it
-takes every weight of a linear layer, heads too, scales otherwise, compiles its kernels at the first step, and keeps
-a momentum that cannot be saved by element. Here DeepSpeed sums, checks and clips the gradient as for AdamW, and calls
-this optimizer with the flat fp32 tensors that it shards.
+DeepSpeed 0.19.8 has a Muon of its own, which is not used. At stages 1 to 3 it clips by the norm of the *orthogonal*
+update, so that a ``gradient_clip`` of 1 shrinks the steps of all parameters as the model grows [measured]. It also
+takes
+every weight of a linear layer, including heads, scales differently, compiles its kernels at the first step, and keeps a
+momentum that cannot be saved by element. Here DeepSpeed sums, checks and clips the gradient as for AdamW, and calls
+this
+optimizer with the flat fp32 tensors that it shards.
 
 Shapes: K matrices of R rows and C columns.
 """
@@ -24,23 +26,23 @@ from unimol_scale.checkpoints.run.shares import MOMENTUM
 from unimol_scale.engine.parallel.hidden_weights import HiddenWeight
 from unimol_scale.engine.parallel.matrix_exchange import MatrixExchange
 
-# Of a parameter group: whether it is Muon's.
+# Key of a parameter group: whether Muon updates it.
 IS_MUON = "muon"
-# Of Moonlight: the root mean square of an AdamW step is 0.2 to 0.4 of the learning rate.
+# From Moonlight (Liu et al. 2025): the root mean square of an AdamW step is 0.2 to 0.4 times the learning rate.
 RMS = 0.2
 
 
 @torch.no_grad()
 def orthogonalised(matrices_KRC: Tensor, iterations: int) -> Tensor:
-    """Return matrices with the same singular vectors and singular values near one, [K, R, C] of the same dtype.
+    """Return matrices with the same singular vectors and singular values near one, [K, R, C], same dtype.
 
-    Newton–Schulz iterations of the fifth order with the coefficients of Jordan et al. (2024): after five of them,
-    singular values that were not tiny lie between about 0.7 and 1.2. torch.optim.Muon has the same, but in private, for
-    one matrix at a time and in bf16 alone.
+    Fifth-order Newton–Schulz iterations with the coefficients of Jordan et al. (2024). After five of them, singular
+    values that were not tiny lie between about 0.7 and 1.2. torch.optim.Muon has the same iteration, but as a private
+    function for one matrix at a time and only in bf16.
 
     Args:
-        matrices_KRC: any scale; a matrix of zeros stays one.
-        iterations: number of them.
+        matrices_KRC: matrices of any scale; a zero matrix stays zero.
+        iterations: number of iterations.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = matrices_KRC.shape[-2] <= matrices_KRC.shape[-1]
@@ -53,17 +55,17 @@ def orthogonalised(matrices_KRC: Tensor, iterations: int) -> Tensor:
 
 
 class MuonAdamW(torch.optim.AdamW):
-    """Two parameter groups: AdamW's first, then Muon's. Until ``start`` it does nothing, as DeepSpeed's own steps want.
+    """Two parameter groups: AdamW's, then Muon's. Does nothing until ``start``, since DeepSpeed takes steps of its own.
 
     Args:
         matrices: hidden weights.
         others: all other parameters.
-        lr: learning rate of both, as AdamW would have it.
-        betas: of AdamW.
-        weight_decay: of both, decoupled.
-        momentum: of Muon, with Nesterov's look ahead.
-        iterations: of Newton–Schulz.
-        dtype: that matrices are sent and orthogonalised in.
+        lr: learning rate of both, on AdamW's scale.
+        betas: coefficients of AdamW.
+        weight_decay: decoupled weight decay of both.
+        momentum: Nesterov momentum of Muon.
+        iterations: Newton–Schulz iterations.
+        dtype: dtype in which matrices are sent and made orthogonal.
     """
 
     def __init__(
@@ -86,21 +88,21 @@ class MuonAdamW(torch.optim.AdamW):
         self._numbers: dict[int, int] = {}
 
     def start(self, exchange: MatrixExchange, weights: Mapping[str, HiddenWeight], flats: Sequence[Tensor]) -> None:
-        """Say where the matrices lie; from now on steps are done.
+        """Register where the matrices lie; from now on, steps take effect.
 
         Args:
-            exchange: among all ranks.
-            weights: parameter name → what it is made of, of Muon's.
-            flats: what this rank steps, in the order by which ``exchange`` numbers them; each of Muon's has its
-                momentum in ``state``.
+            exchange: exchange among all ranks.
+            weights: parameter name → its matrices, for Muon's weights.
+            flats: tensors that this rank updates, in the order in which ``exchange`` numbers them; each of Muon's has
+                its momentum in ``state``.
         """
         self._exchange, self._weights = exchange, weights
         self._numbers = {id(flat): number for number, flat in enumerate(flats)}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Do a step of the groups that there are now: DeepSpeed hides the others. Collective, except with one rank."""
-        assert closure is None, "the gradient is there already"
+        """Update the present parameter groups; DeepSpeed hides the others. Collective with several ranks."""
+        assert closure is None, "the gradient must already exist"
         if self._exchange is None:
             return
         groups = self.param_groups
@@ -112,7 +114,7 @@ class MuonAdamW(torch.optim.AdamW):
                 self._step_matrices(group["params"], group["lr"], group["weight_decay"])
 
     def _step_matrices(self, flats: Sequence[Tensor], lr: float, weight_decay: float) -> None:
-        """Move Muon's weights; what stands in ``grad`` is used up."""
+        """Update Muon's weights; this overwrites ``grad``."""
         assert self._exchange is not None
         numbered = {self._numbers[id(flat)]: flat for flat in flats}
         ahead = {}
@@ -130,7 +132,7 @@ class MuonAdamW(torch.optim.AdamW):
                 moved.add_(update, alpha=-lr * RMS * math.sqrt(max(rows, columns)))
 
     def _orthogonalised(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return orthogonal updates of whole weights, flat; matrices of one shape are computed together."""
+        """Return orthogonal updates of whole weights, flat; matrices of the same shape are computed together."""
         alike: dict[tuple[int, int], list[str]] = defaultdict(list)
         for name in whole:
             alike[self._weights[name].matrix_shape[1:]].append(name)

@@ -1,7 +1,7 @@
-"""Connects the processes of a run, and lets them communicate: under deepspeed, torchrun, srun and plain python.
+"""Connects the processes of a run and lets them communicate: under deepspeed, torchrun, srun and plain python.
 
-Traps handled here, each measured: no shared-memory op is compiled at start, plain ``python`` needs the ranks'
-variables, and gloo ranks abort at exit unless they part in order.
+Problems handled here, each measured: DeepSpeed's shared-memory op must not be compiled at start, plain ``python`` lacks
+the ranks' variables, and gloo ranks abort at exit unless they part in order.
 """
 
 import logging
@@ -25,11 +25,11 @@ from unimol_scale.common.machine.system_limits import port_is_taken
 from unimol_scale.errors import ConfigError
 
 _PARTING_SECONDS = 0.2
-# What every launcher tells its processes.
+# Variables that every launcher sets for its processes.
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-# Those, and what DeepSpeed reads besides; ``start_ranks`` sets them where there is one process alone.
+# Those, and what DeepSpeed reads besides; ``start_ranks`` sets them for a single process.
 RANK_VARIABLES = (*_VARIABLES, "LOCAL_SIZE")
-# Where schedulers that know nothing of these variables say how many processes they started.
+# Variables in which schedulers that do not set the above say how many processes they started.
 _TASK_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
 
@@ -40,7 +40,7 @@ class Ranks:
     Attributes:
         rank: from 0, over all nodes.
         world_size: number of ranks.
-        device: where this rank computes.
+        device: device of this rank.
     """
 
     rank: int
@@ -49,7 +49,7 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this rank speaks and writes for all."""
+        """Whether this rank reports and writes for all."""
         return self.rank == 0
 
     def barrier(self) -> None:
@@ -63,16 +63,16 @@ class Ranks:
         return dict(zip(values, tensor.tolist(), strict=True))
 
     def add_up(self, values: Tensor) -> Tensor:
-        """Return a tensor of this rank's device summed over the ranks, there: nobody waits for the device."""
+        """Return a tensor summed over the ranks, on this rank's device, without waiting for the device."""
         total = values.clone()
         dist.all_reduce(total)
         return total
 
     def exchange(self, values: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
-        """Send each rank its part of a tensor, and return what all have sent to this one, in the order of their ranks.
+        """Send each rank its part of a tensor; return what arrived from all ranks, in rank order.
 
         Args:
-            values: [sum of ``sent``], on this rank's device; the parts for rank 0, 1, …
+            values: [sum of ``sent``], on this rank's device: the parts for rank 0, 1, … in turn.
             sent: number of elements for each rank.
             received: number of elements from each rank.
         """
@@ -83,7 +83,7 @@ class Ranks:
         return arrived
 
     def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite tensors with those of rank 0; every rank has as many of the same shapes."""
+        """Overwrite tensors with those of rank 0; every rank passes the same number of tensors with the same shapes."""
         for tensor in tensors:
             dist.broadcast(tensor, src=0)
 
@@ -101,15 +101,15 @@ class Ranks:
 
 
 def start_ranks(timeout_minutes: float = 30.0) -> Ranks:
-    """Join the other ranks; under plain ``python``, be the only one.
+    """Join the other ranks; under plain ``python``, be the only rank.
 
     Args:
-        timeout_minutes: how long a rank waits for the others before it fails: long enough for a slow file system, and
-            not for ever should one of them be dead.
+        timeout_minutes: how long a rank waits for the others before it fails. It must be long enough for a slow file
+            system, yet finite in case a rank is dead.
 
     Raises:
-        ConfigError: the launcher started several processes and did not tell them about each other, or they cannot
-            meet: the port is taken, or the address is wrong.
+        ConfigError: the launcher started several processes without telling them about each other, or they cannot
+            connect because the port is taken or the address is wrong.
     """
     _complete_environment()
     if not torch.cuda.is_available():
@@ -121,7 +121,7 @@ def start_ranks(timeout_minutes: float = 30.0) -> Ranks:
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     import deepspeed
 
-    # Building this op at start needs a compiler and half a minute; training does not use it.
+    # Building this op at start needs a compiler and half a minute, and training does not use it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     device = torch.device("cpu")
@@ -142,8 +142,8 @@ def start_ranks(timeout_minutes: float = 30.0) -> Ranks:
                 f"--master_port {int(port) + 1} behind deepspeed or torchrun"
             ) from error
         raise ConfigError(
-            f"the ranks cannot meet at {address}, port {port}: {str(error).splitlines()[0]}. Check that every node "
-            "reaches this address, and that the first rank runs there"
+            f"the ranks cannot connect at {address}, port {port}: {str(error).splitlines()[0]}. Check that every node "
+            "can reach this address, and that the first rank runs there"
         ) from error
     return Ranks(rank=dist.get_rank(), world_size=dist.get_world_size(), device=device)
 
@@ -151,12 +151,12 @@ def start_ranks(timeout_minutes: float = 30.0) -> Ranks:
 def share_cores(ranks: Ranks, parameters: int) -> int:
     """Choose how many CPU threads this rank computes with, and return their number; every rank calls it.
 
-    Without the user's word (``OMP_NUM_THREADS``) the ranks of a machine share its cores, or keep those that they are
-    bound to, and a model on a CPU gets no more threads than its size can use.
+    Unless the user sets ``OMP_NUM_THREADS``, the ranks of a machine share its cores, or keep the cores they are bound
+    to, and a model on a CPU gets no more threads than its size can use.
 
     Args:
         ranks: this process among the others.
-        parameters: of the model.
+        parameters: number of parameters of the model.
     """
     cores = granted_cores(ranks)
     number = threads.threads_for(parameters, cores) if ranks.device.type == "cpu" else threads.given_threads() or cores
@@ -165,26 +165,26 @@ def share_cores(ranks: Ranks, parameters: int) -> int:
 
 
 def granted_cores(ranks: Ranks) -> int:
-    """Return how many cores this rank may count on beside those of the same machine; every rank calls it."""
+    """Return how many cores this rank may use beside the other ranks of its machine; every rank calls it."""
     mine = threads.affinity()
     found = ranks.gather((platform.node(), mine))
     neighbours = [cores for node, cores in found if node == platform.node()]
-    # A container's quota is for all of its processes together.
+    # A container's quota applies to all of its processes together.
     return int(max(1, min(threads.fair_share(mine, neighbours), threads.cpu_quota() / len(neighbours))))
 
 
 def _complete_environment() -> None:
-    """Check what the launcher told this process, or make it the only one of its run.
+    """Check the variables that the launcher set, or set them for a single process.
 
     Raises:
-        ConfigError: a variable is missing, or there are several processes and none is.
+        ConfigError: some are missing, or there are several processes and none of the variables is set.
     """
     if "RANK" not in os.environ:
         for name in _TASK_COUNTS:
             if int(os.environ.get(name, "1")) > 1:
                 raise ConfigError(
-                    f"{name} says that {os.environ[name]} processes were started, but RANK is not set: each would "
-                    f"train alone. Set {', '.join(_VARIABLES)} for each of them, or start it with torchrun"
+                    f"{name} says that {os.environ[name]} processes were started, but RANK is not set, so each would "
+                    f"train alone. Set {', '.join(_VARIABLES)} for each of them, or use torchrun"
                 )
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -193,7 +193,7 @@ def _complete_environment() -> None:
         os.environ.update(alone)
     missing = [name for name in _VARIABLES if name not in os.environ]
     if missing:
-        raise ConfigError(f"RANK is set and {', '.join(missing)} is not; a launcher sets {', '.join(_VARIABLES)}")
+        raise ConfigError(f"RANK is set but {', '.join(missing)} is not; a launcher sets {', '.join(_VARIABLES)}")
 
 
 def leave_ranks() -> None:

@@ -1,11 +1,11 @@
-"""What the engine wants of a model that ranks share: a protocol, and DeepSpeed's is one that fulfils it.
+"""The engine's interface to a model that ranks share: a protocol, which DeepSpeed's model implements.
 
-The trainer, its step, validation and checkpoints call nothing else, so that another way to share a model (torch's FSDP,
-one process without any library) is a class of its own and changes no file of the engine:
-``Trainer(config, ranks, shard=ThatClass)``. ``tests/helpers/plain_model.py`` is one.
+Trainer, optimizer step, validation and checkpoints call nothing else, so another way to share a model (torch's FSDP, or
+one process without any library) needs only a class of its own: ``Trainer(config, ranks, shard=ThatClass)``. An example
+is ``tests/helpers/plain_model.py``.
 
-*Collective* below means: every rank calls it, in the same order, with what it says; a rank that does not leaves the
-others waiting. Everything else talks to nobody.
+*Collective* means below that every rank must make the call, in the same order, with what the docstring says; otherwise
+the other ranks hang. All other methods communicate with nobody.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,94 +24,96 @@ Read = Callable[[str, str, int, int], Tensor]
 
 
 class ShardedModel(Protocol):
-    """A module shared among the ranks, with its optimizer and, if asked for, the running mean of its weights.
+    """A module shared among the ranks, with its optimizer and, on request, the running mean of its weights.
 
-    The optimizer is that of ``config.train``. State is fp32 whatever the module computes in: the weights, AdamW's two
-    moments or Muon's momentum, the running mean. A rank holds some runs of elements of every flattened parameter; how
-    they are cut is the implementation's own.
+    ``config.train`` chooses the optimizer. State is fp32 in any precision: the weights, AdamW's two moments or Muon's
+    momentum, and the running mean. A rank holds some runs of elements of every flattened parameter; how they are cut is
+    up to the implementation.
     """
 
     @property
     def module(self) -> nn.Module:
-        """The module as built, with every parameter under its own name; its tensors may be shares."""
+        """The module as built, with every parameter under its own name; its tensors may be shards."""
 
     def train(self, mode: bool) -> None:
         """Switch dropout on or off, on this rank."""
 
     def forward(self, sample: object) -> dict[str, Tensor]:
-        """Run the module on a sample that is on this rank's device. Collective: other samples, as many of them.
+        """Run the module on a sample that is on this rank's device. Collective: every rank runs as many samples.
 
         Returns:
-            Name of a loss term → its sum over the sample's items, a scalar; with a gradient unless it is switched off.
+            Name of a loss term → its sum over the sample's items, a scalar; with a gradient unless gradients are
+            disabled.
         """
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        """Add the gradient of a loss. Collective, as often on every rank between two steps.
+        """Add the gradient of a loss. Collective: equally often on every rank between two steps.
 
         Args:
-            loss: scalar, this micro-batch's share of the global loss: divided by global counts, so that the gradient
+            loss: scalar, this micro-batch's share of the global loss. It is divided by global counts, so the gradient
                 of the step is the sum over micro-batches and ranks, not a mean.
-            last: this micro-batch is the last one of the step.
+            last: whether this micro-batch is the last one of the step.
         """
 
     @property
     def has_whole_weights(self) -> bool:
-        """Whether ``module`` holds every weight, so that several threads may call it at once; alike on every rank."""
+        """Whether ``module`` holds every weight, so that several threads may use it at once; the same on every rank."""
 
     def add_gradients(self, gradients: Sequence[Tensor | None]) -> None:
-        """Add gradients that were computed elsewhere, of all micro-batches of a step. Collective.
+        """Add gradients that were computed elsewhere, summed over all micro-batches of a step. Collective.
 
-        It takes the place of ``forward`` and ``backward``; called once a step, where ``has_whole_weights``.
+        Replaces ``forward`` and ``backward``; called once per step, and only if ``has_whole_weights``.
 
         Args:
-            gradients: of every parameter of ``module`` that has one, in order; the global gradient is their sum over
-                the ranks. None: the loss does not depend on it.
+            gradients: one for every parameter of ``module`` that requires one, in order; the global gradient is their
+                sum over the ranks. None means that the loss does not depend on the parameter.
         """
 
     def step(self, learning_rate: float) -> float:
-        """Clip the gradient at the run's norm, do the optimizer's step and forget the gradient. Collective.
+        """Clip the gradient to the run's norm, do the optimizer's step and clear the gradient. Collective.
 
-        A gradient that is not finite is dropped instead: weights, moments and the number of steps stay, on all ranks.
+        A gradient that is not finite is dropped instead; weights, moments and step count stay unchanged on all ranks.
 
         Returns:
             The global norm before clipping, the same on every rank; not finite if the gradient was dropped.
         """
 
     def drop_gradients(self) -> None:
-        """Forget what ``backward`` has added since the last step. Every rank or none, or their sums differ."""
+        """Drop what ``backward`` has added since the last step. All ranks must do so or none, or their sums differ."""
 
     @property
     def optimizer_steps(self) -> int:
-        """Steps done, those not counted that were dropped; the same on every rank."""
+        """Number of steps done, without dropped ones; the same on every rank."""
 
     def fragments(self) -> list[Fragment]:
-        """Return what a checkpoint keeps of this rank: live views, in the order of ``module.named_parameters()``.
+        """Return this rank's part of a checkpoint: live views, in the order of ``module.named_parameters()``.
 
         The fragments of all ranks cover every element of every parameter exactly once. Views are fp32, [length] each;
         the caller copies them before the next step.
         """
 
     def restore(self, read: Read, optimizer_steps: int) -> None:
-        """Take up a state, bit for bit, by whatever ranks it was written; drops gradients. Collective.
+        """Load a state exactly, whatever ranks wrote it; this drops gradients. Collective.
 
         Args:
-            read: gives the elements that this rank holds.
-            optimizer_steps: done when it was written.
+            read: returns the elements that this rank holds.
+            optimizer_steps: steps done when the state was written.
         """
 
     def take_weights(self, read: ReadWeights) -> None:
-        """Begin with weights of elsewhere; the mean of the weights follows, the optimizer stays as new. Collective."""
+        """Start from given weights; the mean of the weights follows them, the optimizer stays new. Collective."""
 
     def ema_update(self, decay: float) -> None:
-        """Move the running mean, on this rank's elements: mean ← decay · mean + (1 − decay) · weights."""
+        """Update the running mean of this rank's elements: mean ← decay · mean + (1 − decay) · weights."""
 
     def averaged_weights(self) -> AbstractContextManager[None]:
-        """Compute with the running mean inside, and with the very same weights as before after it.
+        """Use the running mean inside the block, and restore the exact weights after it.
 
-        Collective, on entering and on leaving.
+        Collective, on entry and on exit.
         """
 
 
-# Builds one: (what makes the module, the run's configuration, this process among the others); every rank calls it. The
-# weights that are drawn depend on ``config.seed`` alone, and ``config.train.ema_decay`` says whether a mean is kept.
+# Creates one from (factory of the module, configuration of the run, this process among the others); every rank calls
+# it.
+# The initial weights depend only on ``config.seed``, and ``config.train.ema_decay`` says whether a mean is kept.
 ShardModel = Callable[[Callable[[], nn.Module], PretrainConfig, Ranks], ShardedModel]

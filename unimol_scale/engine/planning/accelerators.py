@@ -1,4 +1,4 @@
-"""Memory and speed of devices that runs are planned for: known ones, or the one of this machine."""
+"""Memory and speed of the devices that runs are planned for: known models, or the device of this machine."""
 
 import math
 import re
@@ -10,13 +10,13 @@ from unimol_scale.common.machine.memory import available_bytes, local_ranks
 from unimol_scale.engine.log.throughput import copy_bandwidth, matmul_peak
 from unimol_scale.errors import ConfigError, nearest
 
-# Of its peak, what a CPU is expected to reach; a GPU's share follows from its bandwidth (roofline.py).
+# Fraction of its peak that a CPU is expected to reach; a GPU's follows from its bandwidth (roofline.py).
 CPU_MFU = 0.4
-# Of the data sheets' peaks, what large matrix products and large copies reach: 790 of 989 TFLOP/s and 4.3 of 4.8 TB/s.
+# Fractions of the data sheets' peaks that large matrix products and copies reach: 790 of 989 TFLOP/s, 4.3 of 4.8 TB/s.
 _MATMUL_SHARE, _COPY_SHARE = 0.8, 0.9
-# Of a link's bandwidth, what collectives of many megabytes are assumed to reach.
+# Fraction of a link's bandwidth that collectives of many megabytes are assumed to reach.
 _LINK_SHARE = 0.8
-# GPUs of one machine, and what connects each of them to other machines unless it is said: an adapter of 200 Gbit/s.
+# GPUs per machine, and the default link of each of them to other machines: an adapter of 200 Gbit/s.
 GPUS_PER_MACHINE, DEFAULT_NETWORK = 8, 25e9
 _PCIE = 32e9
 _UNITS = {"": 1e9, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KIB": 2.0**10, "MIB": 2.0**20}
@@ -30,10 +30,10 @@ class Device:
 
     Attributes:
         memory: bytes.
-        bf16: peak of dense matrix products, FLOP/s, without sparsity.
-        fp32: the same in fp32, without tensor cores, which would round to TF32.
-        bandwidth: of its memory, bytes a second.
-        link: to the other devices of its machine, bytes a second in each direction.
+        bf16: peak of dense bf16 matrix products, FLOP/s, without sparsity.
+        fp32: the same in fp32 without tensor cores, which would round to TF32.
+        bandwidth: of its memory, bytes per second.
+        link: to the other devices of its machine, bytes per second in each direction.
     """
 
     memory: float
@@ -43,7 +43,7 @@ class Device:
     link: float = _PCIE
 
 
-# From the makers' data sheets.
+# From the manufacturers' data sheets.
 DEVICES = {
     "a100": Device(memory=80e9, bf16=312e12, fp32=19.5e12, bandwidth=2.04e12, link=300e9),
     "a100-40gb": Device(memory=40e9, bf16=312e12, fp32=19.5e12, bandwidth=1.55e12, link=300e9),
@@ -60,18 +60,18 @@ DEVICES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What a rank computes on.
+    """The device that a rank computes on.
 
     Attributes:
-        name: of the device.
+        name: name of the device.
         is_gpu: whether it has memory of its own.
-        memory: bytes that a rank may use; None: not known.
-        peak_flops: FLOP/s at best.
+        memory: bytes that a rank may use; None: unknown.
+        peak_flops: peak FLOP/s.
         matmul_flops: FLOP/s that large matrix products reach.
-        mfu: share of the peak that useful work is expected to reach; None: it follows from the bandwidth.
-        bandwidth: bytes a second that the memory reaches; None: not known.
-        link: bytes a second between the ranks of a machine; None: they are not counted.
-        network: bytes a second of each rank to other machines.
+        mfu: fraction of the peak that useful work is expected to reach; None: derived from the bandwidth.
+        bandwidth: bytes per second that the memory reaches; None: unknown.
+        link: bytes per second between the ranks of a machine; None: not counted.
+        network: bytes per second of each rank to other machines.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Target:
 
 
 def named_target(name: str, precision: str, flag: str = "--device") -> Target:
-    """Return a device by its name; ``flag`` is what it was given by, for messages.
+    """Return a device by its name; ``flag`` is the option that gave it, for messages.
 
     Raises:
         ConfigError: no device has that name.
@@ -115,7 +115,7 @@ def with_given(
     mfu: float | None = None,
     network: float = DEFAULT_NETWORK,
 ) -> Target:
-    """Return a device with its memory, peak, share of the peak and network replaced by those given.
+    """Return a device whose memory, peak, MFU and network are replaced by the given values.
 
     Raises:
         ConfigError: a number is out of range.
@@ -135,7 +135,7 @@ def with_given(
 
 
 def target_here(precision: str) -> Target:
-    """Return the device of this process: its memory, and its speed as products and copies reach it now."""
+    """Return the device of this process: its memory, and its speed as matrix products and copies measure it now."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     if torch.cuda.is_available():
         device = torch.device("cuda")
@@ -167,14 +167,14 @@ def target_here(precision: str) -> Target:
 
 
 def parse_bytes(text: str, flag: str = "--gpu-memory") -> float:
-    """Return the bytes of ``80GB``, ``74.5GiB``, or ``80``, which means GB.
+    """Return the bytes of ``80GB``, ``74.5GiB``, or ``80``; without a unit, GB is meant.
 
     Args:
         text: the quantity.
-        flag: that it was given to, to name in errors.
+        flag: the option that gave it, for messages.
 
     Raises:
-        ConfigError: it is no such quantity.
+        ConfigError: the text is not a size.
     """
     match = _QUANTITY.fullmatch(text)
     unit = match.group(2).upper() if match else ""

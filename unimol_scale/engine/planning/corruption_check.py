@@ -1,7 +1,7 @@
-"""Whether an objective of the user's own keeps what the trainer relies on, tried on a few made-up molecules.
+"""Checks that a user's own objective keeps the rules that the trainer relies on, with a few made-up molecules.
 
-What breaks these rules trains all the same: it gives other losses on another number of ranks or after a resume, or the
-laws that are fitted to its runs count wrong.
+An objective that breaks these rules trains without an error, but its losses change with the number of ranks or after a
+resume, or scaling laws fitted to its runs count parameters or FLOPs wrongly.
 """
 
 import dataclasses
@@ -26,14 +26,14 @@ _SHAPE = MicroBatchShape(molecules=4, num_atoms=9)
 
 
 def check_own_objective(objective: Objective, config: PretrainConfig) -> None:
-    """Find out whether an objective that is not ours corrupts as ``Objective`` says.
+    """Check that a user's own objective corrupts batches as ``Objective`` requires.
 
     Args:
-        objective: of the run.
-        config: of the run.
+        objective: objective of the run.
+        config: configuration of the run.
 
     Raises:
-        ConfigError: it does not; says what is wrong.
+        ConfigError: it does not; the message says what is wrong.
     """
     if not is_reference(config.objective.name):
         return
@@ -44,7 +44,7 @@ def check_own_objective(objective: Objective, config: PretrainConfig) -> None:
         raise ConfigError(f"{name} cannot be sent to loader processes: {error}") from error
     weights = objective.weights
     if not any(weight > 0.0 for weight in weights.values()):
-        raise ConfigError(f"{name} learns nothing: none of its weights is positive ({dict(weights)})")
+        raise ConfigError(f"{name} has nothing to learn: none of its weights is positive ({dict(weights)})")
     _check_parameters(objective, config, name)
     for step, part in enumerate(objective.parts):
         batch, order = carbon_chains(_SHAPE, num_labels=len(config.data.labels)), np.arange(_SHAPE.molecules)
@@ -54,21 +54,21 @@ def check_own_objective(objective: Objective, config: PretrainConfig) -> None:
             raise ConfigError(f"{name}: corrupt must return a unimol_scale.objectives.base.Sample, not {first!r}")
         if first.counts.keys() != part.weights.keys():
             raise ConfigError(
-                f"{name}: corrupt counts the terms {', '.join(first.counts)}, and its weights are of "
+                f"{name}: corrupt counts the terms {', '.join(first.counts)}, but its weights are for "
                 f"{', '.join(part.weights)}"
             )
         if pickle.dumps(batch) != before:
-            raise ConfigError(f"{name}: corrupt changes the batch that it is given, which is not its own")
-        pairs = (*_tensors(first.input, again.input), *_tensors(first, again))  # what is shown, and what is asked for
+            raise ConfigError(f"{name}: corrupt must not change the batch that it is given")
+        pairs = (*_tensors(first.input, again.input), *_tensors(first, again))  # inputs and targets
         if first.counts != again.counts or not all(_same(one, two) for one, two in pairs):
             raise ConfigError(
-                f"{name}: corrupt makes another sample each time. Its random numbers must come from the keys alone: "
-                "keys.uniform(stream, slots) or keys.normal(stream, slots)"
+                f"{name}: corrupt returns a different sample each time. Its random numbers must come only from the "
+                "keys: keys.uniform(stream, slots) or keys.normal(stream, slots)"
             )
         if not all(_same(one, two.flip(0)) for one, two in _tensors(first.input, turned.input)):
             raise ConfigError(
-                f"{name}: what corrupt makes of a molecule depends on its place in the batch. Each molecule must draw "
-                "by its own key: row b of keys.uniform(stream, slots) is of molecule b"
+                f"{name}: what corrupt makes of a molecule depends on its position in the batch. Each molecule must "
+                "use its own key: row b of keys.uniform(stream, slots) belongs to molecule b"
             )
 
 
@@ -81,8 +81,8 @@ def _check_parameters(objective: Objective, config: PretrainConfig, name: str) -
     counted = objective.count_parameters(config.model).total
     if built != counted:
         raise ConfigError(
-            f"{name}: build_model makes {built:,} parameters, and count_parameters says {counted:,}. An objective with "
-            "modules of its own overrides count_parameters too"
+            f"{name}: build_model makes {built:,} parameters, but count_parameters says {counted:,}. An objective with "
+            "modules of its own must also override count_parameters"
         )
 
 
@@ -93,11 +93,11 @@ def _keys(seed: int, order: np.ndarray, epoch: int) -> MoleculeKeys:
 def _same(one: torch.Tensor, two: torch.Tensor) -> bool:
     if one.shape != two.shape or not one.is_floating_point():
         return torch.equal(one, two)
-    return torch.allclose(one, two, rtol=1e-4, atol=1e-5, equal_nan=True)  # sums may be rounded in another order
+    return torch.allclose(one, two, rtol=1e-4, atol=1e-5, equal_nan=True)  # sums may be rounded differently
 
 
 def _tensors(one: DataT, two: DataT) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield the tensors that two samples, or their inputs, have as fields, in pairs."""
+    """Yield the tensors in the fields of two samples, or of their inputs, in pairs."""
     for field in dataclasses.fields(one):
         first, second = getattr(one, field.name), getattr(two, field.name)
         if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):

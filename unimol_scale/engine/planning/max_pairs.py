@@ -1,4 +1,4 @@
-"""Chooses ``data.max_pairs`` and ``train.side_by_side`` where they are not set: as in the folder, or what fits."""
+"""Chooses ``data.max_pairs`` and ``train.side_by_side`` if not set: from the run's folder, or as much as fits."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,10 +13,10 @@ from unimol_scale.engine.planning.rehearsal import device_bytes
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.objectives.base import Objective
 
-# Share of a device that stays free, more than MARGIN: nobody has asked to go near the limit, and micro-batches of ever
-# new shapes leave fragments for as long as a run lasts.
+# Fraction of a device that stays free. It is larger than MARGIN, since the user did not ask to go near the limit, and
+# micro-batches of ever new shapes fragment memory throughout a run.
 CHOSEN_MARGIN = 0.2
-# Micro-batches computed at once: each needs memory of its own; further threads are shared among them.
+# Micro-batches computed at once. Each needs memory of its own; they share any further threads.
 _MOST_AT_ONCE = 8
 
 
@@ -29,16 +29,16 @@ def with_max_pairs(
     world_size: int,
     cuda: bool,
 ) -> PretrainConfig:
-    """Return the configuration with ``data.max_pairs``, where it is not set: what the memory of a GPU holds.
+    """Return the configuration with ``data.max_pairs`` chosen to fill a GPU's memory, if it is not set.
 
-    On a CPU larger micro-batches are no faster, and what a GPU's estimate says does not hold there: the default stays.
+    On a CPU, larger micro-batches are no faster and the memory estimate for GPUs does not apply, so the default stays.
 
     Args:
-        config: of the run.
-        objective: of the run.
+        config: configuration of the run.
+        objective: objective of the run.
         histogram: atoms → molecules of the training split.
-        capacity: bytes of the device; None: not known.
-        world_size: ranks.
+        capacity: bytes of the device; None: unknown.
+        world_size: number of ranks.
         cuda: whether the device is a GPU.
     """
     if config.data.max_pairs is not None:
@@ -49,15 +49,15 @@ def with_max_pairs(
             fitting_max_pairs(config, objective, histogram, capacity, world_size=world_size, cuda=cuda, margin=margin)
             for margin in (CHOSEN_MARGIN, MARGIN)
         )
-        # Where nothing fits, what is to be said is how much is missing.
+        # If nothing fits, the message must say how much memory is missing.
         chosen = next(filter(None, fitting), max(chosen, (max(histogram) + 1) ** 2))
     return replace(config, data=replace(config.data, max_pairs=chosen))
 
 
 def with_max_pairs_used(config: PretrainConfig) -> PretrainConfig:
-    """Return the configuration with the ``data.max_pairs`` of the run in its folder, if it sets none itself.
+    """Return the configuration with the ``data.max_pairs`` of the run in its folder, if it does not set one itself.
 
-    A run that goes on cuts its batches as it did before, also on devices with another memory.
+    A resumed run cuts its batches as before, even on devices with more or less memory.
 
     Raises:
         ConfigError: the folder's configuration cannot be read.
@@ -67,7 +67,7 @@ def with_max_pairs_used(config: PretrainConfig) -> PretrainConfig:
 
 
 def recorded_number(config: PretrainConfig, group: str, name: str) -> int | None:
-    """Return a number that the run in the folder settled on for itself; None: there is no run, or it has no such one.
+    """Return a number that the run in the folder chose by itself; None if there is no run or no such number.
 
     Raises:
         ConfigError: the folder's configuration cannot be read.
@@ -81,13 +81,13 @@ def recorded_number(config: PretrainConfig, group: str, name: str) -> int | None
 def with_max_pairs_here(
     config: PretrainConfig, objective: Objective, histogram: Mapping[int, int], ranks: Ranks
 ) -> PretrainConfig:
-    """Return the configuration of a run that starts, with ``data.max_pairs``.
+    """Return the configuration of a starting run, with ``data.max_pairs``.
 
-    Where it is not set it is that of the run in the folder, else what the smallest rank's device holds.
+    If it is not set, it is that of the run in the folder, or else what fits on the smallest device of any rank.
 
     Args:
-        config: of the run.
-        objective: of the run.
+        config: configuration of the run.
+        objective: objective of the run.
         histogram: atoms → molecules of the training split.
         ranks: this process among the others; every rank calls this.
 
@@ -104,13 +104,13 @@ def with_max_pairs_here(
 
 
 def with_side_by_side_here(config: PretrainConfig, ranks: Ranks) -> PretrainConfig:
-    """Return the configuration of a run that starts, with ``train.side_by_side``.
+    """Return the configuration of a starting run, with ``train.side_by_side``.
 
-    Where it is not set it is that of the run in the folder, since it decides how a batch is cut, else what the rank
-    with the fewest cores can do.
+    If it is not set, it is that of the run in the folder, because it determines how a batch is cut, or else what the
+    rank with the fewest cores allows.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         ranks: this process among the others; every rank calls this.
 
     Raises:
@@ -125,13 +125,13 @@ def with_side_by_side_here(config: PretrainConfig, ranks: Ranks) -> PretrainConf
 
 
 def with_side_by_side(config: PretrainConfig, cores: int, *, world_size: int, cuda: bool) -> PretrainConfig:
-    """Return the configuration with ``train.side_by_side``, where it is not set: one for each core of a rank.
+    """Return the configuration with ``train.side_by_side``, if not set, equal to the number of cores per rank.
 
     Args:
-        config: of the run.
-        cores: that every rank may use.
-        world_size: ranks.
-        cuda: whether they compute on GPUs, which take one micro-batch after another.
+        config: configuration of the run.
+        cores: cores that every rank may use.
+        world_size: number of ranks.
+        cuda: whether ranks use GPUs, which compute one micro-batch after another.
     """
     if config.train.side_by_side is not None:
         return config
@@ -142,6 +142,6 @@ def with_side_by_side(config: PretrainConfig, cores: int, *, world_size: int, cu
 
 
 def draws_while_training(config: PretrainConfig) -> bool:
-    """Return whether random numbers are drawn, or may be, while a micro-batch is computed."""
+    """Return whether random numbers are, or may be, drawn during the computation of a micro-batch."""
     parts = (config.objective.name, *config.objective.mixture)
     return config.model.has_dropout or any(is_reference(name) for name in parts)

@@ -1,6 +1,6 @@
 """Plans a run in numbers before it starts: parameters, memory, micro-batches, FLOPs, days, checkpoints.
 
-``plan_run`` computes them, plan_text.py says them.
+``plan_run`` computes them; plan_text.py formats them.
 """
 
 import math
@@ -34,10 +34,10 @@ from unimol_scale.objectives.base import Objective
 _MOST_RANKS = 4096
 Stage = Literal[0, 1, 2, 3]
 STAGES: tuple[Stage, ...] = (0, 1, 2, 3)
-# Times that differ by less are about the same.
+# Times that differ by less than this count as equal.
 _AS_FAST = 1.1
-# Of stages that are about as fast, the first: 1 needs less memory than 0, less of the network than 2, less of the host
-# than 3.
+# Of stages with equal times, the first one is recommended: 1 needs less memory than 0, less network traffic than 2, and
+# less host time than 3.
 _PREFERRED: tuple[Stage, ...] = (1, 2, 0, 3)
 # An exported model is in fp32.
 _MODEL_BYTES = 4
@@ -48,11 +48,11 @@ class DataPlan:
     """The training split.
 
     Attributes:
-        path: of the store; None: there is none, and the sizes are assumed.
-        molecules: in the split; None: not known.
-        mean_atoms: of them.
-        smallest: atoms of the smallest.
-        largest: atoms of the largest.
+        path: path of the store; None: there is no store, and sizes are assumed.
+        molecules: number of molecules in the split; None: unknown.
+        mean_atoms: mean number of atoms.
+        smallest: atoms of the smallest molecule.
+        largest: atoms of the largest molecule.
     """
 
     path: str | None
@@ -64,15 +64,15 @@ class DataPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class ComputePlan:
-    """What it costs; FLOPs are those of the matrix products that molecules need, padding and recomputation not counted.
+    """The cost of a run. FLOPs are those of the matrix products that molecules need, without padding and recomputation.
 
     Attributes:
-        flops_per_step: over all ranks.
-        flops: of the run.
+        flops_per_step: FLOPs of a step over all ranks.
+        flops: FLOPs of the run.
         seconds_per_step: see roofline.py.
-        days: of the run.
-        device_hours: of all ranks together.
-        mfu: share of the devices' peak that this is.
+        days: duration of the run.
+        device_hours: duration in hours, summed over all ranks.
+        mfu: fraction of the devices' peak that this corresponds to.
     """
 
     flops_per_step: float
@@ -85,13 +85,13 @@ class ComputePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class StageOption:
-    """What the run would be at a ZeRO stage.
+    """The run at one ZeRO stage.
 
     Attributes:
-        stage: of DeepSpeed.
-        fits: None: the capacity is not known.
-        max_pairs: of its micro-batches: as set, or what fits.
-        memory: bytes of a rank at the peak.
+        stage: ZeRO stage of DeepSpeed.
+        fits: whether it fits in memory; None: the capacity is unknown.
+        max_pairs: limit of its micro-batches, as set or as large as fits.
+        memory: peak memory of a rank in bytes.
         seconds_per_step: see roofline.py.
     """
 
@@ -104,12 +104,12 @@ class StageOption:
 
 @dataclass(frozen=True, kw_only=True)
 class FitPlan:
-    """Whether a rank's memory suffices.
+    """Whether a rank has enough memory.
 
     Attributes:
-        fits: the peak leaves the margin free; None: the capacity is not known.
-        max_pairs: largest ``data.max_pairs`` that fits; None: no molecule fits, or the capacity is not known.
-        remedies: changes that would make it fit, where nothing does.
+        fits: whether the margin stays free at the peak; None: the capacity is unknown.
+        max_pairs: largest ``data.max_pairs`` that fits; None: not even one molecule fits, or the capacity is unknown.
+        remedies: changes that would make it fit, if nothing does as it is.
     """
 
     fits: bool | None
@@ -119,36 +119,37 @@ class FitPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything that is said of a run before it starts.
+    """Everything that is known about a run before it starts.
 
     Attributes:
-        name: of the run.
-        size: preset.
-        objective: name.
-        precision: of weights and activations.
-        optimizer: what moves the weights.
-        muon_share: of the parameters, moved by Muon.
-        zero_stage: of DeepSpeed.
-        zero_config: file of DeepSpeed settings, written for that stage; None: there is none.
-        world_size: ranks.
-        target: the device of a rank.
-        parameters: by group.
-        shape: of the largest micro-batch.
-        memory: of a rank.
-        fit: whether it suffices.
+        name: name of the run.
+        size: preset of the model.
+        objective: name of the objective.
+        precision: precision of weights and activations.
+        optimizer: name of the optimizer.
+        muon_share: fraction of the parameters that Muon updates.
+        zero_stage: ZeRO stage of DeepSpeed.
+        zero_config: file of DeepSpeed settings, written for that stage; None: no file.
+        world_size: number of ranks.
+        target: device of a rank.
+        parameters: parameters by group.
+        shape: shape of the largest micro-batch.
+        memory: memory of a rank.
+        fit: whether that memory is enough.
         max_pairs: ``data.max_pairs`` of the run.
-        max_pairs_chosen: whether it was chosen here, from memory, rather than set.
-        data: the split.
-        steps: how they are cut.
-        time: how long one takes, and why.
-        compute: what they cost.
+        max_pairs_chosen: whether it was chosen here to fill the memory, rather than set.
+        data: the training split.
+        steps: how steps are cut into micro-batches.
+        time: how long a step takes, and why.
+        compute: cost of the run.
         stages: the run at each ZeRO stage.
-        recommended_stage: fits and is the fastest; that of the run if it is as good, or if none fits.
-        fewest_ranks: that would be about as fast at that stage; ``world_size`` if there are none.
-        checkpoint_bytes: of one.
-        checkpoints_kept: at most so many at a time: the newest, the best, those of ``train.keep_steps``, and the one
-            being written.
-        disk_bytes: of the run folder at the most: checkpoints and the exported model.
+        recommended_stage: the fastest stage that fits; the run's own stage if that is as good, or if none fits.
+        fewest_ranks: smallest number of ranks that would be about as fast at that stage; ``world_size`` if no fewer
+            are.
+        checkpoint_bytes: size of one checkpoint.
+        checkpoints_kept: most checkpoints kept at a time: the newest, the best, those of ``train.keep_steps``, and the
+            one being written.
+        disk_bytes: peak size of the run folder: checkpoints and the exported model.
     """
 
     name: str
@@ -181,7 +182,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class _Case:
-    """A run on given devices: what everything here is worked out from."""
+    """A run on given devices, from which everything in this file is computed."""
 
     config: PretrainConfig
     objective: Objective
@@ -190,7 +191,7 @@ class _Case:
     target: Target
 
     def settled(self) -> "_Case":
-        """Return the case with ``data.max_pairs``."""
+        """Return the case with ``data.max_pairs`` filled in."""
         config = with_max_pairs(
             self.config,
             self.objective,
@@ -243,18 +244,18 @@ def plan_run(
     target: Target,
     assumed: bool = False,
 ) -> Plan:
-    """Work out a run.
+    """Compute the plan of a run.
 
     Args:
-        config: of the run.
-        objective: of the run.
+        config: configuration of the run.
+        objective: objective of the run.
         histogram: atoms → molecules of the training split.
-        world_size: ranks.
-        target: the device of each of them.
-        assumed: the histogram is not a store's: sizes are assumed and the number of molecules is not known.
+        world_size: number of ranks.
+        target: device of each rank.
+        assumed: the histogram does not come from a store: sizes are assumed, and the number of molecules is unknown.
 
     Raises:
-        ConfigError: the batch does not divide among the ranks, or ``data.max_pairs`` is too low for a molecule.
+        ConfigError: the batch does not divide among the ranks, or ``data.max_pairs`` is too small for a molecule.
     """
     check_division(config.train.global_batch_size, world_size)
     asked = _Case(config=config, objective=objective, histogram=histogram, world_size=world_size, target=target)
@@ -318,7 +319,7 @@ def _compute(case: _Case, time: StepTime) -> ComputePlan:
 
 
 def _with_stage(asked: _Case, stage: Stage) -> _Case:
-    """Return the case at a stage; a file of DeepSpeed settings belongs to the stage it was written for."""
+    """Return the case at another stage, without a DeepSpeed settings file, since that is written for one stage."""
     zero = asked.config.zero
     return replace(asked, config=replace(asked.config, zero=zero if stage == zero.stage else ZeroConfig(stage=stage)))
 
@@ -344,7 +345,7 @@ def _recommended(current: Stage, world_size: int, options: Mapping[Stage, StageO
 
 
 def _fewest_ranks(asked: _Case, seconds: float) -> int:
-    """Return the fewest ranks, halved again and again, with which a step takes about as long and fits."""
+    """Return the fewest ranks, by repeated halving, with which a step takes about as long and fits in memory."""
     fewest, ranks = asked.world_size, asked.world_size
     while asked.target.is_gpu and ranks % 2 == 0:
         ranks //= 2
@@ -356,10 +357,10 @@ def _fewest_ranks(asked: _Case, seconds: float) -> int:
 
 
 def check_division(batch: int, world_size: int) -> None:
-    """Refuse a number of ranks that does not divide the batch.
+    """Raise unless the batch divides among the ranks.
 
     Raises:
-        ConfigError: names the nearest batches and the nearest numbers of ranks that go.
+        ConfigError: the message names the nearest valid batch sizes and numbers of ranks.
     """
     if batch % world_size == 0:
         return
@@ -376,9 +377,9 @@ def check_division(batch: int, world_size: int) -> None:
 
 
 def _build_on_meta(config: PretrainConfig, objective: Objective) -> ParameterCount:
-    """Build the whole model without memory and return its parameters by group.
+    """Build the whole model on the meta device, without memory, and return its parameters by group.
 
-    The count must equal the accounting's, group by group summed; anything else is a defect of one of the two.
+    The total must equal the accounting's; a difference is a defect in one of the two.
     """
     with torch.device("meta"):
         model = objective.build_model(config.model)
@@ -396,9 +397,9 @@ def _fit(case: _Case) -> FitPlan:
 
 
 def _remedies(case: _Case) -> tuple[str, ...]:
-    """Return the single changes with which the largest molecule fits; if there is none, the least of several."""
+    """Return the single changes with which the largest molecule fits, or else the smallest combination of changes."""
     config, world_size = case.config, case.world_size
-    # A file of DeepSpeed settings belongs to the stage it was written for.
+    # A DeepSpeed settings file is written for one stage.
     stage_3 = ("zero.stage=3", replace(config, zero=ZeroConfig(stage=3)), world_size)
     recomputed = ("model.checkpoint_every=1", _recomputing(config), world_size)
     batch = config.train.global_batch_size

@@ -1,4 +1,4 @@
-"""What somebody asks a plan of: a size, settings, and devices by name. For the command ``plan`` and for Python."""
+"""A request for a plan: model size, settings, and devices by name. Used by the command ``plan`` and from Python."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from unimol_scale.config import Origin
 from unimol_scale.engine.objective_setup import with_teacher_named
 from unimol_scale.engine.planning.accelerators import named_target, parse_bytes, target_here, with_given
 from unimol_scale.engine.planning.plan import Plan
-from unimol_scale.engine.planning.plan_text import plan_of
+from unimol_scale.engine.planning.plan_text import NO_STORE, plan_of
 from unimol_scale.engine.run.run_config import PretrainConfig, resolve
 from unimol_scale.errors import ConfigError, StoreError
 
@@ -18,16 +18,16 @@ THIS_MACHINE = "here"
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRequest:
-    """The devices that a plan is made for, and the molecules where there is no store.
+    """The devices to plan for, and the molecules if there is no store.
 
     Attributes:
-        gpus: ranks, one for each GPU.
-        device: name of the GPUs; "here": the device of this process.
-        gpu_memory: size such as "80GB" instead of the device's.
-        peak_flops: FLOP/s of a GPU instead of the device's.
-        mfu: share of it that is reached; None: estimated.
-        network: size a second of each GPU to other machines.
-        atoms: mean size of molecules that are assumed; None: those of the store.
+        gpus: number of ranks, one per GPU.
+        device: name of the GPUs; "here" means the device of this process.
+        gpu_memory: memory such as "80GB", instead of the device's.
+        peak_flops: FLOP/s of a GPU, instead of the device's.
+        mfu: fraction of the peak that is reached; None: estimated.
+        network: data size per second from each GPU to other machines.
+        atoms: mean size of the assumed molecules; None: use those of the store.
     """
 
     gpus: int
@@ -46,23 +46,23 @@ class PlanRequest:
 
 
 def plan_for(request: PlanRequest, size: str, chosen: Mapping[str, Any], origin: Origin) -> tuple[Plan, PretrainConfig]:
-    """Return the plan of a run, and the run's settings.
+    """Return the plan of a run and the run's settings.
 
     Args:
-        request: for which devices.
+        request: the devices.
         size: preset of the model.
-        chosen: settings, see ``resolve``.
-        origin: where they came from, for messages.
+        chosen: settings; see ``resolve``.
+        origin: where the settings came from, for messages.
 
     Raises:
-        StoreError: the store is missing or unfinished, or there is no single one.
+        StoreError: the store is missing or unfinished, or there is none or more than one.
         ConfigError: settings, store, ranks and devices do not fit together.
         CheckpointError: a teacher is missing.
     """
     if request.atoms is not None:
         if "data.path" in origin.given:
-            raise ConfigError("give either --data, whose molecules are counted, or --atoms, which assumes some")
-        chosen = merge(chosen, {"data": {"path": "(none)"}})
+            raise ConfigError("give either --data, to use the molecules of a store, or --atoms, to assume a size")
+        chosen = merge(chosen, {"data": {"path": NO_STORE}})
     try:
         config = with_teacher_named(resolve(size, chosen, origin))
     except StoreError as error:

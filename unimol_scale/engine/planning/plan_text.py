@@ -18,7 +18,7 @@ from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.engine.run.train_config import TrainConfig
 
 _LABEL, _VALUE, _WIDTH = 22, 16, 116
-# So many that a step's chances are those of a large library.
+# Large enough that size statistics equal those of a large library.
 _ASSUMED_MOLECULES = 10**9
 _BOUNDS = {
     "compute": "matrix products",
@@ -51,14 +51,17 @@ def describe(config: PretrainConfig, world_size: int) -> str:
     return render(plan_of(config, world_size, target_here(config.train.precision)), config)
 
 
+NO_STORE = "(none)"  # data.path of a run whose molecules are assumed
+
+
 def plan_of(config: PretrainConfig, world_size: int, target: Target, atoms: int | None = None) -> Plan:
     """Return the plan of a run on given devices.
 
     Args:
-        config: of the run.
-        world_size: ranks.
-        target: the device of each of them.
-        atoms: mean size of molecules that are assumed instead of those of a store.
+        config: configuration of the run.
+        world_size: number of ranks.
+        target: device of each rank.
+        atoms: mean size of molecules to assume instead of those of a store.
 
     Raises:
         StoreError: the store is missing or unfinished.
@@ -76,16 +79,16 @@ def plan_of(config: PretrainConfig, world_size: int, target: Target, atoms: int 
 
 
 def assumed_sizes(atoms: int) -> dict[int, int]:
-    """Return atoms → molecules of a library with a mean size: from half to one and a half of it, most near the middle.
+    """Return atoms → molecules for a library of a given mean size: from half to one and a half times it, peaked at it.
 
-    A spread of about a fifth of the mean is that of drug-like molecules.
+    The spread is about a fifth of the mean, as for drug-like molecules.
     """
     reach = atoms // 2
     return {atoms + k: _ASSUMED_MOLECULES * (reach + 1 - abs(k)) // (reach + 1) ** 2 for k in range(-reach, reach + 1)}
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """Return everything that is said of a plan as one tree."""
+    """Return everything in a plan as one tree."""
     tree: dict[str, Any] = to_tree(plan)
     tree["memory"]["total"] = plan.memory.total
     tree["assumptions"], tree["warnings"], tree["advice"] = assumptions_of(plan), warnings_of(plan), advice_on(plan)
@@ -96,8 +99,8 @@ def render(plan: Plan, config: PretrainConfig) -> str:
     """Return a plan as text.
 
     Args:
-        plan: what is said.
-        config: that it was made from.
+        plan: the plan.
+        config: the configuration that it was made from.
     """
     title = f"{plan.name}: size {plan.size}, objective {plan.objective}, {counted(plan.world_size, 'rank')}"
     optimizer = f", {plan.optimizer}" if plan.muon_share else ""
@@ -118,8 +121,8 @@ def render(plan: Plan, config: PretrainConfig) -> str:
 def _summary(plan: Plan) -> str:
     device = counted(plan.world_size, "GPU" if plan.target.is_gpu else "CPU rank")
     days = duration(plan.compute.days * SECONDS_A_DAY)
-    lead = "does not fit in memory; if it did: " if plan.fit.fits is False else ""
-    return f"  {lead}{days} on {device}, bound by {_BOUNDS[plan.time.bound]}; at most {_bytes(plan.disk_bytes)} of disk"
+    lead = "does not fit in memory; otherwise: " if plan.fit.fits is False else ""
+    return f"  {lead}{days} on {device}, limited by {_BOUNDS[plan.time.bound]}; up to {_bytes(plan.disk_bytes)} of disk"
 
 
 def _parameters(plan: Plan) -> list[str]:
@@ -130,7 +133,7 @@ def _parameters(plan: Plan) -> list[str]:
 
 def _memory(plan: Plan) -> list[str]:
     memory, shape, capacity = plan.memory, plan.shape, plan.target.memory
-    share = f"with one state instead of two for the {plan.muon_share:.0%} of the parameters that Muon moves"
+    share = f"with one state instead of two for the {plan.muon_share:.0%} of the parameters that Muon updates"
     notes = {
         "optimizer": share if plan.muon_share else "",
         "activations": f"{shape.molecules} × {shape.num_atoms} atoms = {shape.pairs:,} padded pairs",
@@ -141,34 +144,34 @@ def _memory(plan: Plan) -> list[str]:
         if getattr(memory, part) or part in ("weights", "gradients", "optimizer", "activations")
     ]
     if memory.step > memory.gathered + memory.activations:
-        rows.append(("optimizer's step", _bytes(memory.step), "after the activations are gone; the larger counts"))
+        rows.append(("optimizer's step", _bytes(memory.step), "after the activations are freed; the larger counts"))
     rows.append(("total at the peak", _bytes(memory.total), _judgement(plan)))
     if memory.host:
-        rows.append(("on the host", _bytes(memory.host), "a rank: what is offloaded, and the copy while saving"))
+        rows.append(("on the host", _bytes(memory.host), "per rank: offloaded state, and the copy while saving"))
     lines = [f"memory of a rank ({plan.target.name}), estimated", *_table(rows)]
     if capacity is None:
         return lines
     if plan.fit.max_pairs is not None:
         chosen = plan.max_pairs_chosen and plan.target.is_gpu
-        how = "chosen from memory" if chosen else "as set" if not plan.max_pairs_chosen else "the default"
+        how = "chosen to fit the memory" if chosen else "as set" if not plan.max_pairs_chosen else "the default"
         largest = f"{how}; the largest that fits is {plan.fit.max_pairs}"
         lines += _table([("micro-batch, at most", f"data.max_pairs={plan.max_pairs}", largest)])
     elif plan.fit.remedies:
-        lines += [f"  nothing fits as it is; what would: {', or '.join(plan.fit.remedies)}"]
+        lines += [f"  does not fit as it is; any of these changes helps: {', or '.join(plan.fit.remedies)}"]
     else:
-        lines += ["  nothing fits, whatever the stage and the number of ranks: take larger devices or a smaller --size"]
+        lines += ["  does not fit at any stage or number of ranks: use larger devices or a smaller --size"]
     return lines
 
 
 def _judgement(plan: Plan) -> str:
     capacity, total = plan.target.memory, plan.memory.total
     if capacity is None:
-        return "how much there is is not known"
+        return "the device's memory is unknown"
     free = capacity - total
     if plan.fit.fits:
         return f"of {capacity / GIB:.1f} GiB: {free / capacity:.0%} free"
     if free >= 0:
-        return f"of {capacity / GIB:.1f} GiB: {free / capacity:.0%} free, less than a margin of {MARGIN:.0%}"
+        return f"of {capacity / GIB:.1f} GiB: {free / capacity:.0%} free, less than the margin of {MARGIN:.0%}"
     return f"of {capacity / GIB:.1f} GiB: TOO MUCH by {-free / GIB:.1f} GiB"
 
 
@@ -182,22 +185,23 @@ def _steps(plan: Plan, config: PretrainConfig) -> list[str]:
     rows = [
         source,
         ("steps", f"{steps.steps:,}", f"of {steps.batch:,} molecules{passes}{_with_trunk(config)}"),
-        ("warm-up", f"{train.warmup_steps:,}", f"steps to {train.learning_rate:g}, then {_schedule(train)}"),
+        ("warm-up", f"{train.warmup_steps:,}", f"steps up to {train.learning_rate:g}, then {_schedule(train)}"),
         (
             "micro-batches",
             f"{steps.micro_batches:.1f}",
-            f"a rank and step; {steps.padding:.1%} of their pairs are padding, {steps.waiting:.1%} of time is waiting",
+            f"per rank and step; {steps.padding:.1%} of their pairs are padding, {steps.waiting:.1%} of time is "
+            "waiting",
         ),
     ]  # fmt: skip
     return ["steps", *_table(rows, gap=1)]
 
 
 def _with_trunk(config: PretrainConfig) -> str:
-    return "" if config.branch_from is None else f", with the {config.train.decay_start:,} of {config.branch_from}"
+    return "" if config.branch_from is None else f", including the {config.train.decay_start:,} of {config.branch_from}"
 
 
 def _schedule(train: TrainConfig) -> str:
-    return f"wsd, which decays after step {train.decay_start:,}" if train.schedule == "wsd" else train.schedule
+    return f"wsd, decaying after step {train.decay_start:,}" if train.schedule == "wsd" else train.schedule
 
 
 def _time(plan: Plan) -> list[str]:
@@ -217,7 +221,7 @@ def _time(plan: Plan) -> list[str]:
         "network": time.network,
     }
     rows = [
-        (part, duration(seconds[part]), note + ("  <- bounds the step" if part == time.bound else ""))
+        (part, duration(seconds[part]), note + ("  <- limits the step" if part == time.bound else ""))
         for part, note in notes.items()
         if seconds[part]
     ]
@@ -232,7 +236,7 @@ def _stages(plan: Plan) -> list[str]:
     def told(option: StageOption) -> tuple[str, str, str]:
         days = duration(option.seconds_per_step * plan.steps.steps)
         name = f"stage {option.stage}" + (" (this run)" if option.stage == plan.zero_stage else "")
-        need = f"{_bytes(option.memory)} a rank with data.max_pairs={option.max_pairs}"
+        need = f"{_bytes(option.memory)} per rank with data.max_pairs={option.max_pairs}"
         return name, days if option.fits else "does not fit", need
 
     return ["the run at each ZeRO stage", *_table(map(told, plan.stages))]
@@ -244,7 +248,7 @@ def _cost(plan: Plan) -> list[str]:
     share = f"{compute.device_hours:,.1f} {each}-hours, {compute.mfu:.1%} of the peak"
     kept = f"{counted(plan.checkpoints_kept, 'checkpoint')} of {_bytes(plan.checkpoint_bytes)} and the exported model"
     rows = [
-        ("FLOPs", f"{compute.flops:.3e}", f"{prefixed(compute.flops_per_step)}FLOP a step"),
+        ("FLOPs", f"{compute.flops:.3e}", f"{prefixed(compute.flops_per_step)}FLOP per step"),
         ("time", duration(compute.days * SECONDS_A_DAY), f"{share}, without validation and saving"),
         ("disk", _bytes(plan.disk_bytes), f"at most: {kept}"),
     ]
@@ -260,5 +264,5 @@ def _table(rows: Iterable[tuple[str, str, str]], gap: int = 2) -> list[str]:
 
 
 def _bytes(count: float) -> str:
-    """Return bytes for a column that is mostly in GiB."""
+    """Format bytes for a column whose values are mostly in GiB."""
     return byte_size(count, digits=2, gib_from=0.01)

@@ -1,6 +1,6 @@
-"""Runs the largest micro-batch that can occur before the first step, so that full memory is noticed at the start.
+"""Runs the largest possible micro-batch before the first step, so that a lack of memory is noticed at the start.
 
-The molecules are made up, not read: carbon chains of the right size need the same memory as real ones, cost no search
+The molecules are made up, not read: carbon chains of the right size need the same memory as real ones, take no search
 through the store, and are the same on every rank. Shapes: B molecules, A atoms, L labels.
 """
 
@@ -31,10 +31,10 @@ from unimol_scale.errors import RunError
 from unimol_scale.objectives.base import Objective, Sample, corruption_of
 from unimol_scale.store.schema import ConformerOrigin
 
-# Share of the memory left from which on what malloc keeps for itself could be missing: 1.8 times what is in use
+# Above this fraction of the available memory, what malloc keeps for itself could be missed: 1.8 times what is in use
 _TIGHT = 0.4
 _CARBON = 6
-# Å along a zigzag chain, across it, and out of its plane, so that no geometry is degenerate.
+# Å, step along a zigzag chain, across it, and out of its plane, so that no geometry is degenerate.
 _STEP, _ZIGZAG, _TWIST = 1.26, 0.44, 0.3
 
 
@@ -45,17 +45,17 @@ def rehearse(
     ranks: Ranks,
     run: Callable[[Sample], object],
 ) -> MicroBatchShape:
-    """Run the largest micro-batch once, of every part of a mixture, and return its shape.
+    """Run the largest micro-batch once, for every part of a mixture, and return its shape.
 
     Args:
-        config: of the run.
-        objective: of the run.
+        config: configuration of the run.
+        objective: objective of the run.
         histogram: atoms → molecules of the training split.
         ranks: this process among the others; every rank calls this.
-        run: forward and backward of one sample; what it adds to the gradients is the caller's to drop.
+        run: runs forward and backward of one sample; the caller drops the gradients that this adds.
 
     Raises:
-        RunError: memory does not hold it; the message names a ``data.max_pairs`` that would fit.
+        RunError: memory is too small for it; the message names a ``data.max_pairs`` that would fit.
     """
     prepare_host_memory(config, objective, histogram, ranks)
     cuda = ranks.device.type == "cuda"
@@ -77,14 +77,14 @@ def rehearse(
 def prepare_host_memory(
     config: PretrainConfig, objective: Objective, histogram: Mapping[int, int], ranks: Ranks
 ) -> None:
-    """Where ranks compute in the host's memory, refuse what would not fit there: the kernel kills without a word.
+    """If ranks use host memory, refuse a run that would not fit: the system's out-of-memory killer gives no message.
 
-    Where it fits but fills much of what is left, malloc is told to return what is freed. Belongs before the
-    model is built, and may be called at any time: what this process holds already is not asked for again.
+    If the run fits but uses much of the available memory, malloc is told to return freed memory. Call this before the
+    model is built; later calls are allowed, and count memory that this process already holds as available.
 
     Raises:
-        RunError: the estimate is larger than the memory available and ``train.rehearse`` is on; the message names what
-            would fit.
+        RunError: the estimate exceeds the available memory and ``train.rehearse`` is on; the message names what would
+            fit.
     """
     available = available_bytes()
     if ranks.device.type == "cuda" or available is None:
@@ -96,15 +96,15 @@ def prepare_host_memory(
     if missing * local_ranks() > available * _TIGHT:
         return_freed_memory()
     refused = float(config.train.rehearse and missing * local_ranks() > available)
-    # All ranks or none: one that goes on alone would wait for the others.
+    # All ranks must agree: a single one that continues would wait for the others.
     if refused if ranks.world_size == 1 else ranks.sum({"refused": refused})["refused"]:
         capacity = held + available / local_ranks()
-        reason = f"needs an estimated {memory.total / GIB:.1f} GiB a rank, and {capacity / GIB:.1f} GiB are available"
+        reason = f"needs an estimated {memory.total / GIB:.1f} GiB per rank, but {capacity / GIB:.1f} GiB are available"
         raise RunError(_refusal(config, objective, histogram, ranks, shape, capacity, reason))
 
 
 def worst_samples(config: PretrainConfig, objective: Objective, shape: MicroBatchShape) -> list[Sample]:
-    """Return a micro-batch of a shape as each part of the objective corrupts it."""
+    """Return a micro-batch of the given shape, as each part of the objective corrupts it."""
     keys = MoleculeKeys(
         seed=config.seed,
         epoch_B=np.zeros(shape.molecules, np.int64),
@@ -115,7 +115,7 @@ def worst_samples(config: PretrainConfig, objective: Objective, shape: MicroBatc
 
 
 def carbon_chains(shape: MicroBatchShape, num_labels: int = 0) -> MoleculeBatch:
-    """Return unbranched carbon chains, all alike, of a shape."""
+    """Return identical unbranched carbon chains in a batch of the given shape."""
     B, A = shape.molecules, shape.num_atoms
     atom_A = np.arange(A)
     bonded_AA = np.abs(atom_A[:, None] - atom_A[None, :]) == 1
@@ -157,19 +157,19 @@ def _refusal(
     )
     if fitting and fitting < config.data.pair_budget:
         advice = f"data.max_pairs={fitting} would fit by estimate"
-    elif fitting:  # by the estimate it fits: all that is known is that less is needed
+    elif fitting:  # the estimate was too low; it is only known that less is needed
         advice = f"try data.max_pairs={max((max(histogram) + 1) ** 2, config.data.pair_budget // 2)}"
     else:
         advice = "no data.max_pairs would fit by estimate"
     return (
         f"the largest micro-batch of data.max_pairs {config.data.pair_budget} ({shape.molecules} molecules of "
         f"{shape.num_atoms} atoms, {shape.pairs} padded pairs, {activations / GIB:.2f} GiB of activations) {reason}. "
-        f"{advice}; model.checkpoint_every=1 needs less memory and more time, and --dry-run shows what takes it"
+        f"{advice}; model.checkpoint_every=1 trades time for memory, and --dry-run shows where memory goes"
     )
 
 
 def device_bytes(ranks: Ranks) -> float | None:
-    """Return the memory that this rank may use in all."""
+    """Return the total memory that this rank may use, in bytes; None if unknown."""
     if ranks.device.type == "cuda":
         return float(torch.cuda.get_device_properties(ranks.device).total_memory)
     available = available_bytes()

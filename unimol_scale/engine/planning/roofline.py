@@ -1,18 +1,18 @@
 """Estimates the time of a training step: the longest of compute, memory traffic, host and network.
 
-A GPU overlaps the four, so a step takes as long as the longest of them:
+A GPU overlaps these four, so a step takes as long as the longest of them:
 
-- compute: FLOPs of the matrix products, padding and recomputation included, over what large products reach
+- compute: FLOPs of the matrix products, including padding and recomputation, divided by what large products reach
   (0.8 of the data sheet's peak: 790 of 989 TFLOP/s);
-- memory traffic: bytes that the kernels read and write, one operation after another, over what large copies reach
+- memory traffic: bytes that the kernels read and write, one operation after another, divided by what large copies reach
   (0.9 of the data sheet's bandwidth: 4.3 of 4.8 TB/s);
-- host: kernels of a micro-batch × the time that the host needs to start one, which does not depend on the size of the
+- host: kernels of a micro-batch × the time that the host needs to launch one, which does not depend on the size of the
   micro-batch;
-- network: bytes of the collectives over the slower of the links that a rank uses.
+- network: bytes of the collectives divided by the bandwidth of the slowest link that a rank uses.
 
-With both 790 TFLOP/s and 4.3 TB/s this gives 23 % of the matrix products' peak at 84M and 28 % at 1.1B, for
-micro-batches that are large enough. A CPU does the work of host and device on the same cores, one after the other, and
-is expected to reach a share of its peak (``Target.mfu``). Validation, saving, offloading and waiting for data are not
+With 790 TFLOP/s and 4.3 TB/s this gives 23 % of the matrix products' peak at 84M and 28 % at 1.1B, for micro-batches
+that are large enough. A CPU does the work of host and device on the same cores, one after the other, and is expected to
+reach a fixed fraction of its peak (``Target.mfu``). Validation, saving, offloading and waiting for data are not
 counted.
 """
 
@@ -35,29 +35,29 @@ from unimol_scale.model.accounting import (
 )
 from unimol_scale.objectives.base import Objective
 
-# Seconds of the host for a kernel, Python, autograd and DeepSpeed's hooks included, by ZeRO stage. From CPU time of a
-# micro-batch of tiny tensors, 12 and 64 layers deep: 54 and 198 ms without DeepSpeed (16 to 21 µs a kernel), 83 and
-# 365 ms at stage 1, 147 and 809 ms at stage 3 [measured]. Stages 0 and 2 were not measured and are taken as stage 1.
+# Host seconds per kernel, including Python, autograd and DeepSpeed's hooks, by ZeRO stage. Derived from the CPU time of
+# a micro-batch of tiny tensors, 12 and 64 layers deep: 54 and 198 ms without DeepSpeed (16 to 21 µs per kernel), 83 and
+# 365 ms at stage 1, 147 and 809 ms at stage 3 [measured]. Stages 0 and 2 were not measured and are assumed equal to 1.
 SECONDS_OF_KERNEL = {0: 31e-6, 1: 31e-6, 2: 31e-6, 3: 63e-6}
-# Steps drawn from the histogram to see how batches are cut.
+# Steps drawn from the histogram to find out how batches are cut.
 _STEPS_DRAWN = 8
-# Of a batch with more molecules a rank, so many are drawn and stand for the others.
+# If a batch has more molecules per rank, this many are drawn to represent them.
 _MOST_DRAWN = 4096
-# So many ranks stand for any more.
+# This many ranks represent any larger number.
 _MOST_RANKS_DRAWN = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepsPlan:
-    """How steps are cut, from batches drawn from the store's histogram.
+    """How steps are cut into micro-batches, computed from batches drawn from the store's histogram.
 
     Attributes:
-        steps: of the run, those of its trunk not among them.
-        batch: molecules of a step.
-        epochs: passes over the split; None: its molecules were not counted.
-        micro_batches: of a rank and step, mean.
-        padding: share of the pairs of micro-batches that are padding.
-        waiting: share of the time in which a rank waits for the costliest micro-batch of a turn.
+        steps: steps of the run, without those of its trunk.
+        batch: molecules per step.
+        epochs: passes over the split; None: its number of molecules is unknown.
+        micro_batches: mean number per rank and step.
+        padding: fraction of a micro-batch's pairs that are padding.
+        waiting: fraction of the time in which a rank waits for the costliest micro-batch of a turn.
     """
 
     steps: int
@@ -74,12 +74,12 @@ class StepTime:
 
     Attributes:
         compute: of the matrix products.
-        memory_traffic: of what kernels read and write; 0: it is part of ``compute``.
-        host: of starting kernels.
+        memory_traffic: of the kernels' reads and writes; 0 if it is part of ``compute``.
+        host: of launching kernels.
         network: of collectives.
-        kernels: of a micro-batch.
-        seconds: of the step.
-        bound: which of the four decides.
+        kernels: number of kernels of a micro-batch.
+        seconds: of the whole step.
+        bound: which of the four is the longest.
     """
 
     compute: float
@@ -92,13 +92,13 @@ class StepTime:
 
     @property
     def device(self) -> float:
-        """Seconds in which the device itself is busy."""
+        """Seconds for which the device itself is busy."""
         return max(self.compute, self.memory_traffic)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Cut:
-    """What the micro-batches of a step cost, mean over the steps drawn; the costliest of each turn counts."""
+    """Mean cost of the micro-batches of a step, where the costliest of each turn counts."""
 
     micro_batches: float
     flops: float
@@ -110,14 +110,14 @@ class _Cut:
 def step_time(
     config: PretrainConfig, objective: Objective, histogram: Mapping[int, int], *, world_size: int, target: Target
 ) -> tuple[StepsPlan, StepTime]:
-    """Return how the steps of a run are cut, and how long one takes.
+    """Return how the steps of a run are cut into micro-batches, and how long a step takes.
 
     Args:
-        config: of the run.
-        objective: of the run.
+        config: configuration of the run.
+        objective: objective of the run.
         histogram: atoms → molecules of the training split.
-        world_size: ranks; they divide the batch.
-        target: the device of each of them.
+        world_size: number of ranks, which must divide the batch.
+        target: device of each rank.
     """
     cut = _cut(config, objective, histogram, world_size)
     again = recomputed_share(config.model) / TRAINING_TO_FORWARD
@@ -132,7 +132,7 @@ def step_time(
             0.0,
         )
     kernels = training_kernels(config.model)
-    if objective.teacher is not None:  # it runs forward only
+    if objective.teacher is not None:  # runs only forward
         kernels += training_kernels(objective.teacher) / TRAINING_TO_FORWARD
     parts = {
         "compute": compute,
@@ -162,7 +162,7 @@ def step_time(
 
 
 def _cut(config: PretrainConfig, objective: Objective, histogram: Mapping[int, int], world_size: int) -> _Cut:
-    """Cut a few batches drawn from the histogram; the draw is the same every time."""
+    """Cut a few batches drawn from the histogram, with a fixed seed."""
     batch, model, width = config.train.global_batch_size, config.model, value_bytes(config)
     sizes, rows = np.array(list(histogram), np.int32), np.array(list(histogram.values()), np.float64)
     draw = np.random.default_rng(0)
@@ -198,8 +198,8 @@ def _network_seconds(
 ) -> float:
     """Return the seconds of a step's collectives.
 
-    Gradients are summed and weights handed out once a step, each of them once the size of the weights; stage 2 sums
-    gradients in every micro-batch, stage 3 also gathers the weights twice in each.
+    Once per step, gradients are summed and weights distributed, each moving as many bytes as the weights have. Stage 2
+    sums gradients in every micro-batch; stage 3 also gathers the weights twice in each.
     """
     if target.link is None or world_size == 1:
         return 0.0

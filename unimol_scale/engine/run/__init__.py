@@ -1,1 +1,1 @@
-"""A run from the outside: its settings, its folder, how it starts, resumes and stops."""
+"""A run as seen from outside: its settings, its folder, and how it starts, resumes and stops."""

@@ -1,7 +1,7 @@
 """``--extend STEPS``: continues a run for more steps than it was started with, with the same settings.
 
-How far it is to go is counted from the end of the run, so that the same command, given again after an interruption,
-goes on with the same extension.
+The new end is counted from the original end of the run, so the same command, given again after an interruption,
+continues the same extension.
 """
 
 import dataclasses
@@ -20,42 +20,42 @@ from unimol_scale.objectives.config import ObjectiveConfig
 
 
 def resolve_extended(steps: int, size: str | None, chosen: Mapping[str, Any], origin: Origin) -> PretrainConfig:
-    """Return the settings of a run that goes on: its own, under those of ``resolve``, and more steps.
+    """Return the settings of an extended run: its own settings, overridden by ``chosen``, with more steps.
 
     Args:
-        steps: how many more than the run has, if it is finished, or was to have.
-        size: of the run; None takes the run's.
-        chosen: see ``resolve``; must name the run's folder.
-        origin: of the chosen settings. Those of a file may be what the run was begun with; the given ones are meant
-            for the extension.
+        steps: number of steps to add to those the run has, if it is finished, or was meant to have.
+        size: size of the run; None takes it from the run.
+        chosen: see ``resolve``; must contain the run's folder.
+        origin: origin of the chosen settings. Settings from a file may be those the run was begun with; settings given
+            on the command line are meant for the extension.
 
     Raises:
-        ConfigError: there is no run to go on with, or the number of steps is below 1 or contradicts ``train.steps``.
+        ConfigError: there is no run to extend, or the number of steps is below 1 or contradicts ``train.steps``.
         RunError: a newer version wrote the run's settings.
     """
     if steps < 1:
         raise ConfigError(f"--extend must be at least 1, got {steps}")
     if "init" in origin.given and chosen["init"] is not None:
-        raise ConfigError("--extend goes on with a run, and --init begins a new one; give one of them")
+        raise ConfigError("--extend continues a run, but --init starts a new one; give only one of them")
     if "output" not in origin.given:
-        raise ConfigError("--extend needs --output, the folder of the run to go on with")
+        raise ConfigError("--extend needs --output, the folder of the run to continue")
     folder = Path(str(chosen["output"]))
     if not (folder / CONFIG_NAME).is_file():
-        raise ConfigError(f"--extend goes on with a run, and {folder} holds none; begin one without --extend")
+        raise ConfigError(f"--extend continues a run, but {folder} holds none; start one without --extend")
     base = _settings_of(folder)
     end = _end(folder, base)
     asked = flatten(chosen)[STEPS] if STEPS in origin.given else end
     if asked not in (end, end + steps):
         raise ConfigError(
             f"train.steps={asked} contradicts --extend {steps}, which takes {folder} from step {end} to step "
-            f"{end + steps}; give one of them"
+            f"{end + steps}; give only one of them"
         )
     more = {"train": {"steps": end + steps}, "extended_from": end}
     return resolve(size or str(base.get("size")), merge(chosen, more), origin.with_given(more), base=base)
 
 
 def _settings_of(folder: Path) -> Tree:
-    """Return the settings of a run, without those of objectives that it does not learn and this version has not."""
+    """Return the settings of a run, without those of unused objectives that this version does not have."""
     base = read_yaml(folder / CONFIG_NAME)[0]
     recorded = base.get("objective", {})
     if not isinstance(recorded, Mapping):

@@ -1,6 +1,6 @@
 """Loads the initial weights of a run from another model (``--init``).
 
-Only weights are taken: the optimizer is new, the run begins at step 0, and its schedule with the warm-up.
+Only weights are loaded: the optimizer is new, and the run starts at step 0 with its whole schedule, warm-up included.
 """
 
 import dataclasses
@@ -17,19 +17,19 @@ from unimol_scale.engine.run.settings_changes import settings_in
 from unimol_scale.errors import CheckpointError
 from unimol_scale.model.presets import DROPOUTS, ModelConfig
 
-# They do not change which function the weights stand for.
+# Settings that do not change which function the weights represent.
 _FREE = frozenset(f"model.{name}" for name in (*DROPOUTS, "checkpoint_every"))
-# (parameter name, start, stop) → fp32 [stop - start]; None: the model does not have it, and what is there stays.
+# (parameter name, start, stop) → fp32 [stop - start]; None: the model lacks it, and the present weights are kept.
 ReadWeights = Callable[[str, int, int], Tensor | None]
 
 
 def with_init_named(config: PretrainConfig) -> PretrainConfig:
-    """Return the configuration with the hash of the weights that it begins with, and their whole path, filled in.
+    """Return the configuration with the hash and the absolute path of its initial weights filled in.
 
-    A run that has begun knows it already, so that it goes on when those weights are gone or have changed.
+    A run that has begun already records the hash, so it can continue when those weights are gone or have changed.
 
     Raises:
-        CheckpointError: the model is missing, of other dimensions, or not the one whose hash is given.
+        CheckpointError: the model is missing, has other dimensions, or does not match the given hash.
     """
     if config.init is None:
         return config
@@ -49,23 +49,23 @@ def with_init_named(config: PretrainConfig) -> PretrainConfig:
 
 
 def initial_weights(config: PretrainConfig, module: nn.Module) -> tuple[ReadWeights, str]:
-    """Read the weights that a run begins with.
+    """Read the initial weights of a run.
 
     Args:
-        config: with ``init`` and its hash.
-        module: what is trained; only the names of its parameters are asked for.
+        config: configuration with ``init`` and its hash.
+        module: the model to train; only the names of its parameters are used.
 
     Returns:
-        What gives the elements of a parameter, and a sentence on what was taken and what stays as drawn.
+        A function that returns the elements of a parameter, and a sentence on what was loaded and what stays random.
 
     Raises:
-        CheckpointError: the model is missing, of other dimensions, or has changed since the run was begun.
+        CheckpointError: the model is missing, has other dimensions, or has changed since the run was begun.
     """
     assert config.init is not None, "there is nothing to begin with"
     model, found, _ = identify(config.init)
     if found != config.init_sha256:
         raise CheckpointError(
-            f"init: the weights of {config.init} have changed since this run was begun (SHA-256 {found}, then "
+            f"init: the weights of {config.init} have changed since this run was started (SHA-256 is now {found}, then "
             f"{config.init_sha256}); choose another --output"
         )
     _check_model(model, config)
@@ -79,8 +79,8 @@ def initial_weights(config: PretrainConfig, module: nn.Module) -> tuple[ReadWeig
     wanted = [name for name, _ in module.named_parameters()]
     drawn, left = _parts([n for n in wanted if n not in weights]), _parts([n for n in weights if n not in wanted])
     return read, (
-        f"begins with the weights of {config.init} at step 0, with a new optimizer and the whole schedule, warm-up "
-        f"included{f'; drawn anew: {drawn}' if drawn else ''}{f'; not used: {left}' if left else ''}"
+        f"starts from the weights of {config.init} at step 0, with a new optimizer and the whole schedule, warm-up "
+        f"included{f'; initialised at random: {drawn}' if drawn else ''}{f'; not used: {left}' if left else ''}"
     )
 
 
@@ -90,8 +90,8 @@ def _check_model(found: ModelConfig, config: PretrainConfig) -> None:
     if changed:
         settings = " ".join(f"{key}={value}" for key, (value, _) in changed.items())
         raise CheckpointError(
-            f"the weights of {config.init} are of another model than this run's (theirs → this run's):"
-            f"{as_lines(changed)}\nChoose the --size that they have, or give {settings}"
+            f"the weights of {config.init} belong to a different model than this run's (theirs → this run's):"
+            f"{as_lines(changed)}\nUse the matching --size, or give {settings}"
         )
 
 

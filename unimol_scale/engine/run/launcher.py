@@ -1,7 +1,8 @@
-"""Watches whether the program that started this rank still runs: deepspeed, torchrun or a ladder. Linux only.
+"""Watches whether the program that launched this rank still runs: deepspeed, torchrun or a ladder. Linux only.
 
-SIGTERM ends ``deepspeed`` without a word to its ranks, which would train on alone and keep the port and the folder from
-the next start. Shells, terminals and ``nohup`` are no launchers: a run may outlive them.
+SIGTERM ends ``deepspeed`` without notifying its ranks, which would train on alone and block port and folder for the
+next
+start. Shells, terminals and ``nohup`` do not count as launchers: a run may outlive them.
 """
 
 import os
@@ -9,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _PROC = Path("/proc")
-# Scripts and modules, as they stand on a command line.
+# Scripts and modules as they appear on a command line.
 _RUNNERS = ("deepspeed", "deepspeed.pt", "ds", "deepspeed.launcher.runner")
-_NODE_LAUNCHER = "deepspeed.launcher.launch"  # which ``deepspeed`` starts, one on each node
+_NODE_LAUNCHER = "deepspeed.launcher.launch"  # started by ``deepspeed``, once on each node
 _LAUNCHERS = (
     *_RUNNERS,
     _NODE_LAUNCHER,
@@ -22,9 +23,10 @@ _PYTHON = ("python", "pypy")
 
 
 class LauncherWatch:
-    """Remembers who started this process, and tells when one of them is gone.
+    """Remembers which processes launched this one, and reports when one of them is gone.
 
-    Everything from this process up to the topmost launcher counts. A process whose parent dies gets another one.
+    Every process from this one's parent up to the topmost launcher counts. A process whose parent dies gets a new
+    parent.
     """
 
     def __init__(self) -> None:
@@ -40,29 +42,29 @@ class LauncherWatch:
                 self._links += above
                 above = []
             if program == _NODE_LAUNCHER:
-                # Only on other nodes it is started through ssh, and told which node it is on.
+                # Only on other nodes is it started through ssh and told its node number.
                 remote = any(text.startswith("--node_rank") for text in arguments)
                 self._runner_is_missing = not remote and program_of(_arguments(_visible_parent(parent))) not in _RUNNERS
             pid = parent
 
     def is_gone(self) -> bool:
-        """Return whether a launcher that was there has ended; never true where there is none."""
+        """Return whether a launcher has ended; always False if there was none."""
         try:
             return self._runner_is_missing or any(_parent(pid) != parent for pid, parent in self._links)
-        except OSError:  # such as too many open files: there is no telling, and the next look may tell
+        except OSError:  # for example too many open files: unknown now, so check again next time
             return False
 
 
 def program_of(arguments: Sequence[str]) -> str:
-    """Return the script or module that a command line runs, without its folders: "torchrun" of ``python …/torchrun``.
+    """Return the script or module that a command line runs, without folders: "torchrun" for ``python …/torchrun``.
 
     Args:
-        arguments: of the process, its own name first.
+        arguments: arguments of the process, starting with its own name.
     """
     words = list(arguments)
     if words and Path(words[0]).name.startswith(_PYTHON):
         del words[0]
-        while words and words[0].startswith("-"):  # -u and the like; a module stands behind -m
+        while words and words[0].startswith("-"):  # -u and the like; a module follows -m
             del words[0]
     return Path(words[0]).name if words else ""
 
@@ -75,11 +77,11 @@ def _parent(pid: int) -> int | None:
         text = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return int(text.rpartition(")")[2].split()[1])  # the name before it may hold anything
+    return int(text.rpartition(")")[2].split()[1])  # the process name before it may contain anything
 
 
 def _visible_parent(pid: int) -> int | None:
-    """Return the parent of a process; None also where the system does not show it, as those of other users."""
+    """Return the parent of a process; None if there is none or the system hides it, as for other users' processes."""
     try:
         return _parent(pid)
     except OSError:

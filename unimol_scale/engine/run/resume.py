@@ -1,9 +1,9 @@
 """Compares the settings of a run with those of its checkpoint: data, model, objective and batches must be the same.
 
-Settings that decide which function is learnt from which batches must be equal, or the loss curve would be of two runs.
-Those of the optimizer and its schedule may change, and a change is recorded (``settings_changes``). Whatever else a run
-has, such as ranks, loader processes or the rhythm of its logs, may change freely. A setting that did not exist when a
-checkpoint was written is absent from it and counts as what that meant then.
+Settings that decide which function is learnt from which batches must be equal, or the loss curve would mix two runs.
+Those of the optimizer and its schedule may change, and changes are recorded (``settings_changes``). Everything else,
+such as ranks, loader processes or log intervals, may change freely. A setting that did not exist when a checkpoint was
+written is absent from it and counts as the behaviour of that time.
 """
 
 import dataclasses
@@ -18,24 +18,24 @@ from unimol_scale.engine.run.train_config import TrainConfig
 from unimol_scale.errors import CheckpointError, RunError
 from unimol_scale.objectives.registry import OBJECTIVES
 
-# Settings that only say where things are and how they are made ready; the data itself is known by its hash.
+# Settings that say only where things are and how they are prepared; the data is identified by its hash.
 _FREE_DATA = frozenset({"path", "max_pairs", "cache_dir", "cache_bytes", "workers", "prefetch"})
-# Files may move; the teacher is known by its hash.
+# Files may move; the teacher is identified by its hash.
 _FREE_OBJECTIVE = "objective.distill.teacher"
 DATA_HASH = "data manifest SHA-256"
-# What the optimizer does in a step: it may change along a run, which is then no longer one of a single schedule.
+# Settings of the optimizer. They may change during a run, which then no longer follows a single schedule.
 RATE = ("steps", "learning_rate", "warmup_steps", "schedule", "decay_fraction", "decay_shape")
 _SCHEDULE = (*RATE, "beta1", "beta2", "weight_decay", "gradient_clip", "muon_momentum", "muon_iterations")
 SCHEDULE = frozenset({*(f"train.{name}" for name in _SCHEDULE), "train.precision"})
 STEPS = "train.steps"
-# Where they differ, a checkpoint does not have the states that the optimizer needs.
+# If these differ, a checkpoint lacks the states that the optimizer needs.
 _STATES = frozenset({"train.optimizer", "train.muon_tracks"})
 
 
 def settings_that_matter(config: PretrainConfig, data_manifest_sha256: str) -> Flat:
     """Return dotted key → value of everything that a checkpoint and the run that continues it must share.
 
-    Of the objectives, only the settings of the one that is learnt matter; of a mixture, those of its parts.
+    Of the objectives, only the settings of the one that is learnt matter; for a mixture, those of its parts.
     """
     tree = to_tree(config)
     objective = {key: tree["objective"][key] for key in ("name", "mixture", *config.objective.learnt)}
@@ -52,7 +52,7 @@ def settings_that_matter(config: PretrainConfig, data_manifest_sha256: str) -> F
 
 
 def all_settings(config: PretrainConfig) -> Flat:
-    """Return dotted key → value of a whole configuration, without its folder and objectives that it does not learn."""
+    """Return dotted key → value of a configuration, without the run folder and the objectives that are not learnt."""
     tree = to_tree(config)
     del tree["output"]
     objective = {key: tree["objective"][key] for key in ("name", "mixture", *config.objective.learnt)}
@@ -60,79 +60,79 @@ def all_settings(config: PretrainConfig) -> Flat:
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> Differences:
-    """Return the settings that differ. An absent one counts as what that meant then, or as None if it meant nothing.
+    """Return the settings that differ. An absent one counts as its meaning at the time, or None if it had none.
 
     Args:
-        before: flat settings of a checkpoint or a run, as any version recorded them; those of objectives that the run
-            does not learn now are not compared.
-        now: flat settings of today.
+        before: flat settings of a checkpoint or run, as recorded by any version; those of objectives that the run does
+            not learn now are ignored.
+        now: flat settings of the present.
     """
     defaults = {**recorded_defaults_of(PretrainConfig), **_own_defaults(now.get("objective.name"))}
     return differences(_of_what_is_learnt(before, now), now, defaults)
 
 
 def refuse_newer(before: Mapping[str, Any], now: Mapping[str, Any], where: object, otherwise: str) -> None:
-    """Raise if a newer version recorded settings that this one does not know, and so cannot go on with.
+    """Raise if a newer version recorded settings that this version does not know and so cannot continue with.
 
     Args:
         before: flat settings of a checkpoint or a run.
-        now: flat settings of the run that is to go on.
+        now: flat settings of the run that would continue it.
         where: the file, for the message.
-        otherwise: what can be done without an update.
+        otherwise: what the user can do without an update.
 
     Raises:
-        RunError: shows them.
+        RunError: the message shows these settings.
     """
     if newer := unknown(_of_what_is_learnt(before, now), {*keys_of(PretrainConfig), DATA_HASH}):
         raise RunError(f"{as_newer(newer, where)}, or {otherwise}")
 
 
 def refuse_differences(before: Mapping[str, Any], now: Mapping[str, Any], where: object) -> None:
-    """Raise if a run would go on with other settings than its checkpoint was trained with.
+    """Raise if a run would continue with other settings than its checkpoint was trained with.
 
     Args:
-        before: of the checkpoint.
-        now: of the run, ``settings_that_matter``.
+        before: settings of the checkpoint.
+        now: settings of the run, from ``settings_that_matter``.
         where: the checkpoint, for the message.
 
     Raises:
-        CheckpointError: shows every difference.
+        CheckpointError: the message shows every difference.
     """
     if changed := changed_settings(before, now):
         raise CheckpointError(
             f"{where} was trained with other settings (checkpoint → now):{as_lines(changed)}\n"
-            "Take the checkpoint's settings, choose another --output, or go on all the same with --override"
+            "Use the checkpoint's settings, choose another --output, or continue anyway with --override"
         )
 
 
 def refuse_other_states(before: Mapping[str, Any], now: Mapping[str, Any], where: object) -> None:
-    """Raise if a run would go on with another optimizer than its checkpoint has the states of, whatever is overridden.
+    """Raise if a run would use another optimizer than the one whose states its checkpoint has; cannot be overridden.
 
     Args:
-        before: of the checkpoint.
-        now: of the run, ``settings_that_matter``.
+        before: settings of the checkpoint.
+        now: settings of the run, from ``settings_that_matter``.
         where: the checkpoint, for the message.
 
     Raises:
-        CheckpointError: shows the differences.
+        CheckpointError: the message shows the differences.
     """
     changed = {key: pair for key, pair in changed_settings(before, now).items() if key in _STATES}
     if changed:
         raise CheckpointError(
             f"{where} has the states of another optimizer (checkpoint → now):{as_lines(changed)}\n"
-            "Not even --override can go on with them; --init begins another run from its weights"
+            "Even --override cannot continue with them; --init starts another run from its weights"
         )
 
 
 def schedule_of(settings: Mapping[str, Any]) -> TrainConfig:
-    """Return the settings of the optimizer out of flat settings; absent ones have their defaults."""
+    """Return the optimizer's settings from flat settings; absent ones have their defaults."""
     names = {field.name for field in dataclasses.fields(TrainConfig)}
     flat = {key.removeprefix("train."): value for key, value in settings.items() if key.startswith("train.")}
     return TrainConfig(**{name: value for name, value in flat.items() if name in names})
 
 
 def _own_defaults(name: object) -> Flat:
-    """Return dotted key → default of the settings of an objective of the user's own, which the user has named."""
+    """Return dotted key → default of the settings of a user's own objective."""
     settings = OBJECTIVES.entry(str(name)).settings if is_reference(name) else None
     return {} if settings is None else defaults_of(settings, "objective.settings")
 

@@ -21,7 +21,7 @@ from unimol_scale.objectives.registry import OBJECTIVES
 from unimol_scale.store.manifest import MANIFEST_NAME
 from unimol_scale.store.remote import is_url
 
-# Setting, or group of settings → where its value comes from when it is not given.
+# Setting or group of settings → where its value comes from if it is not given.
 GIVEN_SETTINGS = {
     "size": "set by --size",
     "model": "set by --size",
@@ -38,7 +38,8 @@ class ZeroConfig:
     Attributes:
         stage: 0 shares nothing, 1 the optimizer states, 2 also the gradients, 3 also the weights.
         config: a JSON file of DeepSpeed settings laid over the ones made from this configuration.
-        timeout_minutes: how long a rank waits for the others before it fails: long enough for a slow file system.
+        timeout_minutes: minutes that a rank waits for the others before it fails; must be long enough for a slow file
+            system.
     """
 
     stage: Literal[0, 1, 2, 3] = 3
@@ -55,9 +56,9 @@ class LogConfig:
     """Where a run logs to.
 
     Attributes:
-        sinks: names of the logs: jsonl is metrics.jsonl, which is written whether or not it is listed, tensorboard the
-            folder of that name, wandb and mlflow those services, whose own variables say where (each needs the extra
-            of its name); package.module:Name is one of your own.
+        sinks: names of the logs. ``jsonl`` is metrics.jsonl, which is always written; ``tensorboard`` writes the folder
+            of that name; ``wandb`` and ``mlflow`` are those services, whose own environment variables say where to send
+            (each needs the extra of its name); ``package.module:Name`` is a sink of your own.
     """
 
     sinks: tuple[str, ...] = DEFAULT_SINKS
@@ -66,30 +67,30 @@ class LogConfig:
         for name in self.sinks:
             SINKS.check(name, "log.sinks")
         if len(set(self.sinks)) < len(self.sinks):
-            raise ConfigError(f"log.sinks: one is named twice in {', '.join(self.sinks)}")
+            raise ConfigError(f"log.sinks: a name occurs twice in {', '.join(self.sinks)}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """A whole run; ``config.yaml`` of a run folder holds one, resolved.
+    """All settings of a run; ``config.yaml`` of a run folder holds them, resolved.
 
     Attributes:
         size: name of the preset that ``model`` started from.
-        output: run folder.
-        seed: of initialisation, order and corruption.
-        init: a model, run or checkpoint whose weights the run begins with, with a new optimizer at step 0; None: they
-            are drawn.
-        init_sha256: that names those weights; filled in when the run begins.
-        branch_from: a run that is this one up to the step at which this one, of the schedule wsd, begins to decay: its
-            checkpoint of that step is gone on from. It is read until this run has a checkpoint of its own. None: the
-            run does all its steps itself.
-        extended_from: steps after which the run was to end before ``--extend``; None: it was never extended.
+        output: folder of the run.
+        seed: seed of initialisation, order and corruption.
+        init: model, run or checkpoint from whose weights the run starts, with a new optimizer at step 0; None: random
+            weights.
+        init_sha256: hash of those weights; filled in when the run starts.
+        branch_from: a run that equals this one up to the step at which this one, with the schedule wsd, starts to
+            decay. The run continues from that run's checkpoint of that step, which is needed until this run has a
+            checkpoint of its own. None: the run does all its steps itself.
+        extended_from: number of steps of the run before ``--extend``; None: it was never extended.
         model: dimensions and options of the Transformer.
         data: store and batches.
         objective: what is learnt.
         train: optimizer and schedule.
         zero: DeepSpeed.
-        log: where it logs to.
+        log: where the run logs to.
     """
 
     size: str
@@ -108,7 +109,7 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         if self.init_sha256 is not None and self.init is None:
-            raise ConfigError("init_sha256 names the weights of init, which is not given")
+            raise ConfigError("init_sha256 is given without init")
         if self.extended_from is not None and self.extended_from < 1:
             raise ConfigError(f"extended_from must be at least 1, got {self.extended_from}")
         if self.branch_from is not None:
@@ -124,29 +125,32 @@ class PretrainConfig:
             )
         if at_once > 1 and self.model.has_dropout:
             raise ConfigError(
-                f"train.side_by_side {at_once} needs a model without dropout, whose draws would depend on which thread "
-                f"is faster; set train.side_by_side to 1, or {', '.join(f'model.{name}' for name in DROPOUTS)} to 0"
+                f"train.side_by_side {at_once} needs a model without dropout, because its random numbers would depend "
+                f"on thread timing; set train.side_by_side to 1, or {', '.join(f'model.{name}' for name in DROPOUTS)} "
+                "to 0"
             )
 
     def _check_branch(self) -> None:
         if self.train.schedule != "wsd":
             raise ConfigError(
-                "branch_from goes on from another run where this one begins to decay, which needs train.schedule=wsd; "
-                f"got {self.train.schedule}"
+                "branch_from continues another run from the step at which this one starts to decay, which needs "
+                f"train.schedule=wsd; got {self.train.schedule}"
             )
         if self.train.decay_start < 1:
-            raise ConfigError("branch_from: all steps of this run are decay, so there is nothing to branch off from")
+            raise ConfigError(
+                "branch_from: this run decays from its first step, so there is nothing to branch off from"
+            )
         if str(self.branch_from) == str(self.output):
             raise ConfigError(f"branch_from: {self.output} is the run's own folder; name that of the trunk")
 
     @property
     def own_steps(self) -> int:
-        """Steps that are not those of a trunk."""
+        """Number of steps without those of a trunk."""
         return self.train.steps - (0 if self.branch_from is None else self.train.decay_start)
 
     @property
     def name(self) -> str:
-        """Name of the run: that of its folder."""
+        """Name of the run, which is that of its folder."""
         return self.output.name
 
     @property
@@ -158,19 +162,20 @@ class PretrainConfig:
 def resolve(
     size: str, chosen: Mapping[str, Any], origin: Origin | None = None, *, base: Mapping[str, Any] | None = None
 ) -> PretrainConfig:
-    """Lay what was chosen over the preset of a size, and fill in what follows from both.
+    """Combine the preset of a size with the chosen settings, and fill in what follows from both.
 
-    A run that is in the output folder already keeps the former default of a setting that is not chosen, and what its
-    objective implied when it was begun.
+    If the output folder already holds a run, a setting that is not chosen keeps the default that it had when the run
+    was
+    begun, and what its objective implied then.
 
     Args:
-        size: preset that the model starts from.
+        size: preset of the model.
         chosen: any of the keys of ``PretrainConfig``, as a tree.
         origin: where they came from, for messages.
-        base: settings of an earlier run, under the chosen ones.
+        base: settings of an earlier run, which the chosen ones override.
 
     Raises:
-        ConfigError: an unknown key, a wrong value, or no or several stores to train on.
+        ConfigError: an unknown key, a wrong value, or none or several stores to train on.
     """
     origin = Origin(name="settings") if origin is None else origin
     given, chosen = chosen, merge(base or {}, chosen)
@@ -185,26 +190,26 @@ def resolve(
     if isinstance(data, dict) and "path" not in data:
         data["path"] = str(find_store(Path("data")))
     if isinstance(data, dict) and isinstance(data["path"], str) and not is_url(data["path"]):
-        # A run tells for ever which store it was trained on, and is read from other folders than this.
+        # A run records permanently which store it was trained on, and may be read from other folders.
         data["path"] = str(Path(data["path"]).absolute())
     if isinstance(tree.get("branch_from"), str | Path):
         tree["branch_from"] = str(Path(tree["branch_from"]).absolute())
     config = build(PretrainConfig, merge(tree, _kept_in(tree["output"], chosen, implied)), origin)
     for name in config.log.sinks:
         if is_reference(name) or name in OPTIONAL:
-            SINKS.entry(name)  # what is wrong with it is told before anything is trained
+            SINKS.entry(name)  # report problems before training starts
     return replace(config, objective=with_own_settings(config.objective, origin))
 
 
 def _kept_in(output: object, chosen: Mapping[str, Any], implied: Mapping[str, Any]) -> Tree:
-    """Return the settings that the run in the output folder was begun with, where today it would be begun with others.
+    """Return the settings that the run in the output folder was begun with and that today's defaults would change.
 
-    They are those of which the default, or what the objective implies, has changed, and which are not chosen.
+    These are settings that are not chosen and whose default, or value implied by the objective, has changed.
     """
     file = Path(str(output)) / CONFIG_NAME
     try:
         before = read_yaml(file)[0] if file.is_file() else None
-    except ConfigError:  # what is done with a damaged folder is decided where it is resumed
+    except ConfigError:  # a damaged folder is handled when the run is resumed
         before = None
     if before is None:
         return {}
@@ -217,10 +222,10 @@ def _kept_in(output: object, chosen: Mapping[str, Any], implied: Mapping[str, An
 
 
 def _must_be_given(chosen: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Raise if settings of an earlier run, which lie in its folder, name code that the user has not named.
+    """Raise if an earlier run's settings, read from its folder, name code that the user has not named.
 
     Raises:
-        ConfigError: they do.
+        ConfigError: they name such code.
     """
 
     def names(tree: Mapping[str, Any], group: str, key: str) -> Sequence[str]:
@@ -232,9 +237,9 @@ def _must_be_given(chosen: Mapping[str, Any], given: Mapping[str, Any]) -> None:
 
 
 def _implied(chosen: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the settings that follow from the chosen ones, which win over them."""
+    """Return the settings that follow from the chosen ones and that the chosen ones override."""
     objective = chosen.get("objective")
-    if not isinstance(objective, Mapping):  # which is told later
+    if not isinstance(objective, Mapping):  # reported later
         return {}
     name, parts = objective.get("name"), objective.get("mixture")
     names = [name, *(part for part in parts if part in OBJECTIVES)] if isinstance(parts, Mapping) else [name]

@@ -33,26 +33,28 @@ LOCK_NAME = ".lock"
 
 
 def claim_folder(config: PretrainConfig) -> IO[bytes]:
-    """Make the run folder, or recognise it as one, and keep others out of it.
+    """Create the run folder, or recognise an existing one, and keep other processes out of it.
 
     Returns:
-        A file that keeps others out of the folder while it is open; the system closes it when this process ends.
+        An open file that locks the folder; the system closes it when this process ends.
 
     Raises:
-        StoreError: it holds something else.
+        StoreError: the folder holds something other than a run.
         RunError: another process trains in it.
     """
     output = config.output
-    ours = (CONFIG_NAME, LOCK_NAME)  # a lock alone: ended before it could write more
+    ours = (CONFIG_NAME, LOCK_NAME)  # a lock alone means that the run ended before it wrote anything else
     if output.is_dir() and any(output.iterdir()) and not any((output / name).is_file() for name in ours):
-        raise StoreError(f"the run folder {output} holds something else (no {CONFIG_NAME}); choose another --output")
+        raise StoreError(
+            f"{output} is not empty and is not a run folder (it has no {CONFIG_NAME}); choose another --output"
+        )
     (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     try:
         return claim_lock(output / LOCK_NAME)
     except HeldError as error:
         raise RunError(
-            f"another process trains in {output}{error.holder}: wait for it, end it (ranks may outlive a launcher that "
-            "was killed), or choose another --output"
+            f"another process is training in {output}{error.holder}: wait for it, end it (ranks may outlive a "
+            "launcher that was killed), or choose another --output"
         ) from error
 
 
@@ -71,10 +73,10 @@ def write_summary(
     world_size: int,
     origin: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write and return what a finished run was: parameters, counters, losses, and hashes of what it learnt from.
+    """Write and return the summary of a finished run: parameters, counters, losses, and hashes of its inputs.
 
-    ``origin`` says whether its settings changed along the way and whether a trunk has done its first steps, which are
-    counted in its molecules and FLOPs nevertheless.
+    ``origin`` says whether settings changed along the way, and whether a trunk did the first steps, whose molecules and
+    FLOPs are included in the counters.
     """
     last = final["valid/loss"]
     summary = {
@@ -105,10 +107,10 @@ def write_summary(
 
 
 def read_summary(folder: Path) -> Summary:
-    """Return what a finished run wrote last, its steps among it.
+    """Return the summary that a finished run wrote.
 
     Raises:
-        RunError: it is damaged, or of another version.
+        RunError: the summary is damaged, or of another version.
     """
     summary = summary_file.read_summary(folder)
     summary.value("steps", int)
@@ -121,27 +123,28 @@ def run_is_finished(folder: Path) -> bool:
     """Return whether a run folder holds the summary of a finished run.
 
     Raises:
-        RunError: it is damaged.
+        RunError: the summary is damaged.
     """
     return (folder / SUMMARY_NAME).is_file() and read_summary(folder).is_finished
 
 
 def reopen(folder: Path) -> None:
-    """Make a finished run an unfinished one; its summary and model stay beside it, named by their step."""
+    """Make a finished run an unfinished one; its summary and model are kept under names that contain their step."""
     if not run_is_finished(folder):
         return
     tail = f"step-{int(read_summary(folder)['steps']):08d}"
     model = folder / f"{MODEL_FOLDER}-{tail}"
     if (folder / MODEL_FOLDER).is_dir():
-        shutil.rmtree(model, ignore_errors=True)  # of the same step
+        shutil.rmtree(model, ignore_errors=True)  # an older one of the same step
         (folder / MODEL_FOLDER).rename(model)
     (folder / SUMMARY_NAME).rename(folder / f"{Path(SUMMARY_NAME).stem}-{tail}.json")
 
 
 def _validation_sha256(data: DataConfig, store: Store) -> str:
-    """Hash of everything that decides the validation corruptions; only runs that share it can be compared.
+    """Return a hash of everything that determines the validation corruptions; only runs that share it are comparable.
 
-    A setting that is added later belongs in it only where it is not its default, or no run of before could be compared.
+    A setting that is added later may enter the hash only if it differs from its default; otherwise no earlier run would
+    be comparable.
     """
     split = store.manifest.splits["valid"]
     identity = {

@@ -1,4 +1,4 @@
-"""The counters of a run, which every checkpoint has."""
+"""The counters of a run, stored in every checkpoint."""
 
 from dataclasses import dataclass
 
@@ -9,19 +9,19 @@ from unimol_scale.errors import CheckpointError, ConfigError
 
 @dataclass(kw_only=True)
 class Progress:
-    """How far a run is; saved with every checkpoint.
+    """How far a run is; saved in every checkpoint.
 
     Attributes:
-        step: steps done, skipped ones among them.
-        data_step: steps of the data's order used up; ahead of ``step`` by what rollbacks left out.
-        molecules: seen, repeats counted.
-        conformers: seen, repeats counted.
-        atoms: of those molecules.
-        flops: of those molecules' training, padding and recomputation not counted.
-        seconds: of wall clock over all sessions.
-        skipped: steps whose loss or gradient was not finite, which changed nothing.
-        skipped_in_a_row: of these, the newest without a good step between them.
-        rollbacks: times that the run went back to a checkpoint.
+        step: steps done, including skipped ones.
+        data_step: steps of the data's order that are used up; ahead of ``step`` by what rollbacks left out.
+        molecules: molecules seen, counting repeats.
+        conformers: conformers seen, counting repeats.
+        atoms: atoms of those molecules.
+        flops: FLOPs of training on those molecules, without padding and recomputation.
+        seconds: wall-clock time over all sessions.
+        skipped: steps that changed nothing because loss or gradient was not finite.
+        skipped_in_a_row: how many of the latest steps were skipped in a row.
+        rollbacks: how often the run went back to a checkpoint.
     """
 
     step: int = 0
@@ -40,7 +40,7 @@ def read_progress(checkpoint: CheckpointInfo) -> Progress:
     """Return how far the run was at a checkpoint.
 
     Raises:
-        CheckpointError: it has counters that this version does not know.
+        CheckpointError: the checkpoint has counters that this version does not know.
     """
     try:
         return build(Progress, checkpoint.meta["progress"], Origin(name=str(checkpoint.path / MANIFEST), recorded=True))

@@ -1,8 +1,8 @@
 """Records and reports how the settings of a run changed since its checkpoint.
 
-Every checkpoint records the whole configuration and the changes before it, so the list that a finished run's summary
-holds is that of the steps which led to its weights, whatever was given up on the way. ``config_history.jsonl`` has one
-line for every time that config.yaml was replaced by other settings, with what it said before.
+Every checkpoint records the whole configuration and all earlier changes. The list in a finished run's summary therefore
+describes the steps that led to its weights, whatever was abandoned on the way. ``config_history.jsonl`` gets one line,
+with the previous content, each time config.yaml is replaced by other settings.
 """
 
 import json
@@ -37,14 +37,14 @@ _RATE = frozenset(f"train.{name}" for name in RATE)
 
 @dataclass(frozen=True, kw_only=True)
 class SettingsChange:
-    """Settings that changed where a run went on.
+    """Settings that changed when a run was continued.
 
     Attributes:
-        step: steps done before.
+        step: steps done before the change.
         changes: dotted key → (before, now).
-        curve: those of them that alter what the later steps do to the weights.
-        rates: learning rate of the last step before and of the first step after; None: no change of it.
-        extended_from: steps after which the run was to end before ``--extend``; None: it is not an extension.
+        curve: those changes that affect how later steps update the weights.
+        rates: learning rate of the last step before and of the first step after; None: it does not change.
+        extended_from: number of steps of the run before ``--extend``; None: this is not an extension.
     """
 
     step: int
@@ -54,11 +54,11 @@ class SettingsChange:
     extended_from: int | None
 
     def describe(self, schedule: str, steps: int) -> str:
-        """Return what a user should know of it.
+        """Return a description for the user.
 
         Args:
-            schedule: name of the one that the run now follows.
-            steps: at which it now ends.
+            schedule: name of the schedule that the run now follows.
+            steps: step at which it now ends.
         """
         text = f"settings changed after step {self.step} (before → now):{as_lines(self.changes)}"
         if self.extended_from is not None:
@@ -74,7 +74,7 @@ class SettingsChange:
         return text
 
     def as_tree(self) -> dict[str, Any]:
-        """Return it as JSON can hold it."""
+        """Return it in a form that JSON can hold."""
         return {
             "step": self.step,
             "changes": {key: list(pair) for key, pair in self.changes.items()},
@@ -87,13 +87,13 @@ class SettingsChange:
 def change_since(
     before: Mapping[str, Any], step: int, config: PretrainConfig, data_manifest_sha256: str
 ) -> SettingsChange | None:
-    """Return how a run's settings changed after ``step`` steps; None: they did not.
+    """Return how a run's settings changed after ``step`` steps; None if they did not.
 
     Args:
-        before: flat settings until then.
+        before: flat settings before.
         step: steps done.
-        config: of the run from now on.
-        data_manifest_sha256: of its data.
+        config: configuration from now on.
+        data_manifest_sha256: hash of the data's manifest.
     """
     matter = settings_that_matter(config, data_manifest_sha256)
     changed = changed_settings(before, {**all_settings(config), **matter})
@@ -115,14 +115,14 @@ def change_since(
 def recorded_settings(found: CheckpointInfo, folder: Path) -> Flat:
     """Return the flat settings that a checkpoint was trained with.
 
-    Checkpoints of earlier versions record only those that must not change; the others are taken from config.yaml.
+    Checkpoints of earlier versions record only the settings that must not change; the others come from config.yaml.
     """
     before = _without_places(found.meta["config"]) if "config" in found.meta else settings_in(folder)
     return {**before, **found.meta["settings"]}
 
 
 def settings_in(folder: Path) -> Flat:
-    """Return what the config.yaml of a run folder says, flat, without the folder; {} if there is none to be read."""
+    """Return the content of a run folder's config.yaml, flat, without the folder; {} if it cannot be read."""
     try:
         return _without_places(read_yaml(folder / CONFIG_NAME)[0])
     except ConfigError:
@@ -130,34 +130,34 @@ def settings_in(folder: Path) -> Flat:
 
 
 def _without_places(tree: Mapping[str, Any]) -> Flat:
-    """Return flat settings without the folder of the run, and with the whole path of the store."""
+    """Return flat settings without the run folder, and with the absolute path of the store."""
     settings = flatten(tree)
     settings.pop("output", None)
     store = settings.get("data.path")
-    if isinstance(store, str) and not is_url(store):  # earlier versions recorded it as it was given
+    if isinstance(store, str) and not is_url(store):  # earlier versions recorded it as the user gave it
         settings["data.path"] = str(Path(store).absolute())
     return settings
 
 
 def refuse_fewer_steps(steps: int, done: int, where: object) -> None:
-    """Raise if a run is asked to end before what is done.
+    """Raise if a run is asked to end before the step it has reached.
 
     Raises:
-        RunError: it is.
+        RunError: it is asked to do so.
     """
     if steps < done:
         raise RunError(
-            f"{where} has done {done} steps and train.steps={steps} is less, so no step would be done and no loss of "
-            f"step {steps} is known. Give train.steps={done} or more, or choose another --output"
+            f"{where} has done {done} steps, which is more than train.steps={steps}, so the loss of step {steps} "
+            f"cannot be computed. Set train.steps={done} or more, or choose another --output"
         )
 
 
 def refuse_without_steps(found: CheckpointInfo, config: PretrainConfig, change: SettingsChange | None) -> None:
-    """Raise if a start would do no step and yet end as a run of other settings.
+    """Raise if a start would do no step and yet end as a run with other settings.
 
     Raises:
-        RunError: fewer steps are asked for than are done, or as many with another schedule, or the loss after the last
-            step is not known.
+        RunError: fewer steps are requested than are done, or the same number with another schedule, or the loss after
+            the last step is unknown.
     """
     refuse_fewer_steps(config.train.steps, found.step, config.output)
     if found.step < config.train.steps:
@@ -166,33 +166,32 @@ def refuse_without_steps(found: CheckpointInfo, config: PretrainConfig, change: 
         raise RunError(
             f"{config.output} has done {found.step} steps with other settings (before → now):"
             f"{as_lines({key: change.changes[key] for key in change.curve})}\n"
-            f"With train.steps={config.train.steps} no step would be done with the new ones. Give the settings of "
-            "then, ask for more steps, or choose another --output"
+            f"With train.steps={config.train.steps} no step would be done with the new settings. Use the earlier "
+            "settings, ask for more steps, or choose another --output"
         )
     if found.meta.get("validation_loss") is None:
         raise RunError(
-            f"{found.path} was saved without a validation, so the loss of a run that ends there is not known; ask for "
+            f"{found.path} was saved without a validation, so the loss of a run that ends there is unknown; ask for "
             "more steps"
         )
 
 
 def nothing_left(config: PretrainConfig, summary: Mapping[str, Any], data_manifest_sha256: str) -> bool:
-    """Return whether a finished run is what is asked for; False: more steps of it are.
+    """Return whether a finished run is exactly what is requested; False if more steps are requested.
 
     Args:
-        config: what is asked for.
-        summary: of the finished run in ``config.output``.
-        data_manifest_sha256: of the data that is asked for.
+        config: the requested configuration.
+        summary: summary of the finished run in ``config.output``.
+        data_manifest_sha256: hash of the manifest of the requested data.
 
     Raises:
-        RunError: it is finished with other settings, or has more steps, or a newer version wrote it; shows the
-            differences.
+        RunError: the run finished with other settings, or has more steps, or a newer version wrote it; the message
+            shows the differences.
     """
     before = settings_in(config.output)
     if not before:
         raise RunError(
-            f"{config.output} holds a finished run and no {CONFIG_NAME} that says of which settings; choose another "
-            "--output"
+            f"{config.output} holds a finished run but no {CONFIG_NAME} with its settings; choose another --output"
         )
     refuse_newer(before, all_settings(config), config.output / CONFIG_NAME, "choose another --output")
     done = int(summary["steps"])
@@ -203,19 +202,20 @@ def nothing_left(config: PretrainConfig, summary: Mapping[str, Any], data_manife
     change = change_since(before, done, config, data_manifest_sha256)
     if change is not None and change.curve:
         raise RunError(
-            f"{config.output} is finished, with other settings (before → now):"
+            f"{config.output} is finished, but with other settings (before → now):"
             f"{as_lines({key: change.changes[key] for key in change.curve})}\n"
-            "Choose another --output for the new ones, or repeat the earlier settings; --extend STEPS goes on with it, "
-            "and --init begins another run from its weights"
+            "Choose another --output for the new settings, or repeat the earlier ones; --extend STEPS continues the "
+            "run, "
+            "and --init starts another run from its weights"
         )
     return True
 
 
 def keep_history(config: PretrainConfig, step: int) -> None:
-    """Record what config.yaml says before it is replaced, if it says anything else than the settings of now.
+    """Record the content of config.yaml before it is replaced, if it differs from the present settings.
 
     Args:
-        config: of now.
+        config: the present configuration.
         step: steps done.
     """
     old = settings_in(config.output)

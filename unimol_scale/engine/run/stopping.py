@@ -1,6 +1,6 @@
 """Notices requests to stop a run: SIGTERM, SIGUSR1, Ctrl-C, a closed terminal, a launcher that is gone. No torch.
 
-A thread of its own hears them, since the main thread may be waiting inside a collective, or for other ranks to come.
+A separate thread receives them, since the main thread may be waiting in a collective or for other ranks to start.
 """
 
 import contextlib
@@ -18,22 +18,22 @@ from unimol_scale.common.exit_status import EXIT_INTERRUPTED, EXIT_STOPPED
 from unimol_scale.engine.run.launcher import LauncherWatch
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
-# Not heard where they are ignored: shells make a script's background jobs ignore Ctrl-C, and nohup a closed terminal.
+# Signals that are ignored stay ignored: shells make background jobs ignore Ctrl-C, and nohup a closed terminal.
 _MAY_BE_IGNORED = (signal.SIGINT, signal.SIGHUP)
-# torchrun sends Ctrl-C on to ranks that the terminal has told already: within this time it is the same one.
+# torchrun forwards Ctrl-C to ranks that have received it from the terminal already; within this time it counts once.
 _SAME_INTERRUPT_SECONDS = 2.0
 _LOOK_SECONDS = 0.5
 _LAUNCHER_IS_GONE = "the launcher is gone"
 
 
 class StopRequest:
-    """Hears that a run is to stop; the earlier handlers return at the end of the block.
+    """Receives requests to stop a run; earlier signal handlers are restored at the end of the block.
 
-    Before the first step there is nothing to save: the process then ends at once, with the status of a stopped run.
-    From ``steps_begin`` on the request is noted, for the step loop to ask about. A second Ctrl-C ends the process.
+    Before the first step there is nothing to save, so the process ends at once, with the exit status of a stopped run.
+    From ``steps_begin`` on, a request is recorded and the step loop asks for it. A second Ctrl-C ends the process.
 
     Attributes:
-        reason: of the first request; None while there is none.
+        reason: reason of the first request; None if there is none.
     """
 
     def __init__(self) -> None:
@@ -62,16 +62,16 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._descriptor_before)
-        self._mouth.close()  # which ends the thread
+        self._mouth.close()  # ends the thread
         self._thread.join()
         self._ear.close()
 
     def steps_begin(self) -> None:
-        """Note requests from here on, since there is a state to be saved first."""
+        """Only record requests from now on, since there is a state to save first."""
         self._saves = True
 
     def why(self) -> str:
-        """Return why the ranks stop. The vote of a rank that looked earlier may come before this one's own look."""
+        """Return why the ranks stop. Another rank's vote may arrive before this rank has noticed its own request."""
         if self.reason is None and self._launcher.is_gone():
             return _LAUNCHER_IS_GONE
         return self.reason or "another rank was told to stop"
@@ -99,7 +99,7 @@ class StopRequest:
             self._interrupted_at = now
             self._stop("Ctrl-C")
         elif not self._has_launcher or now - self._interrupted_at > _SAME_INTERRUPT_SECONDS:
-            self._end(EXIT_INTERRUPTED, "Ended at once. The same command goes on from the last checkpoint.")
+            self._end(EXIT_INTERRUPTED, "Ended at once. The same command resumes from the last checkpoint.")
 
     def _stop(self, reason: str) -> None:
         if not self._saves:
@@ -111,16 +111,17 @@ class StopRequest:
 
     def _end(self, status: int, why: str) -> None:
         _tell(why)
-        os._exit(status)  # from a thread nothing else ends the process
+        os._exit(status)  # from a thread, only this ends the process
 
 
 class InterruptRequest:
-    """Ctrl-C of a run inside a process that is not its own, such as a notebook's: nothing here ends that process.
+    """Handles Ctrl-C for a run in a process that does more, such as a notebook's; never ends that process.
 
-    From ``steps_begin`` on the first one is noted, for the step loop to ask about. Any other is a KeyboardInterrupt.
+    From ``steps_begin`` on, the first Ctrl-C is recorded and the step loop asks for it. Any other raises
+    KeyboardInterrupt.
 
     Attributes:
-        reason: of the request; None while there is none.
+        reason: reason of the request; None if there is none.
     """
 
     def __init__(self) -> None:
@@ -129,7 +130,7 @@ class InterruptRequest:
         self._listens = False
 
     def __enter__(self) -> "InterruptRequest":
-        # Elsewhere a signal cannot be heard, and a handler of somebody's own knows what it wants.
+        # Signals reach only the main thread, and a handler set by other code is left in place.
         if threading.current_thread() is threading.main_thread():
             self._listens = signal.getsignal(signal.SIGINT) is signal.default_int_handler
         if self._listens:
@@ -143,12 +144,12 @@ class InterruptRequest:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def steps_begin(self) -> None:
-        """Note a request from here on, since there is a state to be saved first."""
+        """Only record a request from now on, since there is a state to save first."""
         self._saves = True
 
     def why(self) -> str:
         """Return why the run stops."""
-        assert self.reason is not None, "there are no other ranks that could ask for it"
+        assert self.reason is not None, "a single process stops only on its own request"
         return self.reason
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
@@ -166,4 +167,4 @@ def _tell(line: str) -> None:
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
-    """Take the place of what the signal would do; the thread hears it."""
+    """Replace the signal's default action; the thread handles the signal."""

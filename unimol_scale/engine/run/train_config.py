@@ -10,55 +10,58 @@ from unimol_scale.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How long, how fast and how often. The defaults are the paper's (Uni-Mol2, FACTS of arXiv 2406.14969).
+    """How long, how fast and how often. The defaults are those of the Uni-Mol2 paper (arXiv 2406.14969).
 
     Attributes:
         steps: optimizer steps.
-        global_batch_size: molecules of one step over all ranks.
-        learning_rate: at its peak.
-        warmup_steps: of linear warm-up from zero.
-        schedule: after warm-up: ``linear`` or ``cosine`` decay to zero at the last step; ``inverse_sqrt`` of the step,
-            which never ends; ``constant``; or ``wsd``, which is constant and then decays to zero in the last steps.
-        decay_fraction: of wsd: share of all steps in which it decays.
-        decay_shape: of wsd: ``1-sqrt`` falls fast at first, ``linear`` evenly.
-        beta1: of AdamW.
-        beta2: of AdamW.
-        weight_decay: of AdamW, and of Muon.
-        optimizer: ``adamw`` for everything, or ``muon`` for the hidden matrices of the layers and AdamW for the rest:
+        global_batch_size: molecules per step over all ranks.
+        learning_rate: peak learning rate.
+        warmup_steps: steps of linear warm-up from zero.
+        schedule: what follows the warm-up: ``linear`` or ``cosine`` decay to zero at the last step; ``inverse_sqrt`` of
+            the step, which never ends; ``constant``; or ``wsd``, which is constant and then decays to zero in the last
+            steps.
+        decay_fraction: for wsd, fraction of all steps in which it decays.
+        decay_shape: for wsd, ``1-sqrt`` falls fast at first, ``linear`` evenly.
+        beta1: β₁ of AdamW.
+        beta2: β₂ of AdamW.
+        weight_decay: weight decay of AdamW and of Muon.
+        optimizer: ``adamw`` for all weights, or ``muon`` for the hidden matrices of the layers and AdamW for the rest:
             embeddings, norms, biases, heads. Muon's steps are scaled to the size of AdamW's (0.2·√max(rows, columns),
-            arXiv 2502.16982), so that ``learning_rate`` and ``weight_decay`` are those of AdamW.
-        muon_tracks: whose matrices Muon takes: the ``atom`` track's (attention, feed-forward network), the ``pair``
-            track's (attention bias, outer product, triangle update, feed-forward network), or both.
-        muon_momentum: of Muon, with Nesterov's look ahead.
-        muon_iterations: of Newton–Schulz, which makes a step orthogonal.
+            arXiv 2502.16982), so ``learning_rate`` and ``weight_decay`` carry over from AdamW.
+        muon_tracks: tracks whose matrices Muon updates: ``atom`` (attention, feed-forward network), ``pair`` (attention
+            bias, outer product, triangle update, feed-forward network), or both.
+        muon_momentum: Nesterov momentum of Muon.
+        muon_iterations: Newton–Schulz iterations that make a step of Muon orthogonal.
         gradient_clip: largest norm of the whole gradient.
         precision: ``bf16`` with fp32 master weights, or ``fp32``.
         log_every: steps between log events.
-        validate_every: steps between validations; also before the first step and after the last.
-        checkpoint_every: steps between checkpoints; also after the last, and where a validation is the best so far.
-        keep_checkpoints: newest checkpoints kept, beside the one with the best validation loss.
-        keep_steps: steps after which a checkpoint is saved that is never deleted, so that a run can branch off there
-            (``branch_from``); a finished run without a decay that names any counts as a trunk.
-        keep_finished: checkpoints of a finished run, each with its optimizer states (two thirds of its size, half with
-            ``ema_decay``): ``last`` keeps the last one, which ``--extend`` needs, and the best if that is another;
-            ``all`` those that an unfinished run keeps; ``none`` only the model, from which ``--init`` begins a new run.
-        save_in_background: copy the state to host memory and write it beside the next steps; otherwise the step loop
+        validate_every: steps between validations; there is one before the first step and after the last as well.
+        checkpoint_every: steps between checkpoints; there is one after the last step and after the best validation as
+            well.
+        keep_checkpoints: number of newest checkpoints to keep, besides the one with the best validation loss.
+        keep_steps: steps whose checkpoints are never deleted, so that other runs can branch off there
+            (``branch_from``). A finished run without a decay that sets this counts as a trunk.
+        keep_finished: checkpoints of a finished run to keep, each with its optimizer states (two thirds of its size, or
+            half with ``ema_decay``). ``last`` keeps the last one, which ``--extend`` needs, and the best one; ``all``
+            keeps those that an unfinished run keeps; ``none`` keeps only the model, from which ``--init`` can start a
+            new run.
+        save_in_background: copy the state to host memory and write it during the next steps. Otherwise the step loop
             waits for the disk, and no memory is needed for the copy.
-        ema_decay: of a running mean of the weights, which is then validated and exported; None: there is none.
-        max_skipped: steps skipped in a row, for a loss or gradient that is not finite, after which the run stops.
-        spikes: what a sudden rise of the loss leads to: ``warn`` says so, ``rollback`` goes back to the newest
-            checkpoint and on with the molecules after the spike, ``ignore`` nothing.
-        spike_window: steps whose losses a new one is judged by.
-        spike_factor: how many spreads above their median it must stand.
-        max_rollbacks: rollbacks of one run after which it stops.
-        rehearse: run the largest possible micro-batch before the first step, so that memory fails then or never.
-        side_by_side: micro-batches that a rank computes at the same time, each on CPU threads of its own; a batch is
-            cut into a multiple of as many. It needs whole weights (``zero.stage`` below 3) and a model without
-            dropout. 1: one after another, with all threads in each operation. None: one for each core of a rank, up
-            to 8, where that is possible and the ranks compute on CPUs; a run in the folder keeps its number.
+        ema_decay: decay of a running mean of the weights, which is then validated and exported; None: no running mean.
+        max_skipped: the run stops after this many steps in a row were skipped because loss or gradient was not finite.
+        spikes: reaction to a sudden rise of the loss: ``warn`` logs a warning; ``rollback`` restarts from the newest
+            checkpoint and skips the molecules of the spike; ``ignore`` does nothing.
+        spike_window: number of recent steps with which a new loss is compared.
+        spike_factor: how many spreads above their median a loss must be to count as a spike.
+        max_rollbacks: the run stops at the spike after this many rollbacks.
+        rehearse: run the largest possible micro-batch before the first step, so that a lack of memory shows at once.
+        side_by_side: micro-batches that a rank computes at the same time, each on its own CPU threads; a batch is cut
+            into a multiple of this number. It needs whole weights (``zero.stage`` below 3) and a model without dropout.
+            1: one after another, with all threads in each operation. None: one per core of a rank, up to 8, if that is
+            possible and the ranks use CPUs; a resumed run keeps its number.
     """
 
-    # Earlier runs computed one micro-batch after another, and their batches are cut accordingly.
+    # Earlier runs computed one micro-batch after another, and their batches were cut accordingly.
     FORMER_DEFAULTS: ClassVar[Mapping[str, Any]] = {"side_by_side": 1}
 
     steps: int = 810_000
@@ -114,7 +117,7 @@ class TrainConfig:
         if not 0 <= self.warmup_steps <= self.steps:
             raise ConfigError(
                 f"train.warmup_steps {self.warmup_steps} must be between 0 and train.steps {self.steps}; "
-                "a short run needs a short warm-up"
+                f"a short run needs a short warm-up, such as train.warmup_steps={self.steps // 10}"
             )
         self._check_decay()
         self._check_choices()
@@ -129,12 +132,12 @@ class TrainConfig:
 
     @property
     def optimizers(self) -> str:
-        """What moves the weights, for people."""
+        """Names of the optimizers, for messages."""
         return "AdamW" if self.optimizer == "adamw" else f"Muon ({self.muon_tracks}) and AdamW"
 
     @property
     def tracks_of_muon(self) -> tuple[Literal["atom", "pair"], ...]:
-        """Tracks whose hidden matrices Muon takes; (): the run is one of AdamW alone."""
+        """Tracks whose hidden matrices Muon updates; () if the run uses AdamW only."""
         chosen: tuple[Literal["atom", "pair"], ...] = ("atom", "pair")
         return tuple(track for track in chosen if self.optimizer == "muon" and track in self.muon_tracks)
 
@@ -158,7 +161,7 @@ class TrainConfig:
 
     @property
     def decay_start(self) -> int:
-        """Steps after which the schedule wsd begins to decay."""
+        """Step after which the schedule wsd starts to decay."""
         return decay_start(self.steps, self.decay_fraction)
 
 

@@ -1,8 +1,9 @@
 """The differentiable operations of ``kernels`` by the C code of this folder: the same values up to rounding.
 
-They keep for the backward pass what those of torch keep, so that a plan of the memory holds for both, and of weights
-the parameters themselves, whose storage ZeRO-3 takes away in between. Shapes as there. ``nodes_B``, int32, is how many
-nodes of each molecule are real: pairs of others are not computed, but zero, and so are their gradients. None: all are.
+For the backward pass they keep what torch's versions keep, so that memory plans hold for both. Of weights they keep the
+parameters themselves, whose storage ZeRO-3 frees in between. Shapes as in ``kernels``. ``nodes_B``, int32, is the
+number
+of real nodes of each molecule: pairs of other nodes are not computed but zero, and so are their gradients. None: all.
 """
 
 from collections.abc import Sequence
@@ -13,9 +14,9 @@ from torch import Tensor
 
 from unimol_scale.model.native.library import call
 
-# The C code reads and writes so many floats and rows behind the end of attention weights, and drops them.
+# Beyond the end of attention weights, the C code reads and writes this many floats and rows, and ignores them.
 SPILLED_FLOATS, SPILLED_ROWS = 16, 8
-# Where a kernel has a tensor less to read: instead of a norm, or of how many nodes there are.
+# Replaces a tensor that a kernel need not read: a norm, or the number of nodes.
 _NONE = torch.empty(0)
 _NO_NORM = (_NONE, _NONE)
 
@@ -33,7 +34,7 @@ def _plain(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 class NativeAttentionFunction(torch.autograd.Function):
-    """What ``layers.PairBiasedAttention`` computes, without dropout, of nodes [B, N, D] and pairs [B, N, N, P]."""
+    """What ``layers.PairBiasedAttention`` computes, without dropout, from nodes [B, N, D] and pairs [B, N, N, P]."""
 
     @staticmethod
     def forward(ctx: Any, nodes_B: Tensor | None, heads: int, residual: bool, *inputs: Tensor) -> Tensor:  # noqa: ANN401, D102
@@ -60,7 +61,7 @@ class NativeAttentionFunction(torch.autograd.Function):
 
 
 class NativeMixedAttentionFunction(torch.autograd.Function):
-    """Σ_h attention_hij · (v_hj · f_h) [B, A, A] of ``heads.CoordinateHead`` without dropout, of nodes and pairs."""
+    """Σ_h attention_hij · (v_hj · f_h) [B, A, A] of ``heads.CoordinateHead``, without dropout, from nodes and pairs."""
 
     @staticmethod
     def forward(ctx: Any, nodes_B: Tensor, heads: int, *inputs: Tensor) -> Tensor:  # noqa: ANN401, D102
@@ -108,7 +109,7 @@ class NativeFeedForwardFunction(torch.autograd.Function):
 
 
 class NativeOuterProductFunction(torch.autograd.Function):
-    """What ``layers.OuterProduct`` computes of pairs [B, N, N, P], nodes [B, N, D] and the n of its scalings [B]."""
+    """What ``layers.OuterProduct`` computes from pairs [B, N, N, P], nodes [B, N, D] and the n of its scalings [B]."""
 
     @staticmethod
     def forward(ctx: Any, nodes_B: Tensor | None, residual: bool, *inputs: Tensor) -> Tensor:  # noqa: ANN401, D102
@@ -157,7 +158,7 @@ class NativeTriangleFunction(torch.autograd.Function):
 
 
 class NativeChannelFirstLinearFunction(torch.autograd.Function):
-    """``kernels.channel_first_linear`` of a pair, or, with a norm's weight and bias, of its layer norm."""
+    """``kernels.channel_first_linear`` of the pairs, or, given a norm's weight and bias, of their layer norm."""
 
     @staticmethod
     def forward(ctx: Any, nodes_B: Tensor | None, *inputs: Tensor) -> Tensor:  # noqa: ANN401, D102
@@ -200,10 +201,11 @@ class NativeLayerNormFunction(torch.autograd.Function):
 
 
 class NativeAtomEncodingFunction(torch.autograd.Function):
-    """What ``encodings.AtomEncoding`` computes, [B, N, D], of the codes of atoms.
+    """What ``encodings.AtomEncoding`` computes from the codes of atoms, [B, N, D].
 
-    ``codes`` are tokens, degrees, features and which molecules are hidden, all of one byte; ``numbers`` what the C code
-    makes rows of an embedding of them with.
+    ``codes`` are tokens, degrees, features and which molecules are hidden, all of one byte; ``numbers`` are the
+    constants
+    with which the C code turns codes into rows of an embedding.
     """
 
     @staticmethod
@@ -224,12 +226,12 @@ class NativeAtomEncodingFunction(torch.autograd.Function):
 
 
 class NativePairEncodingFunction(torch.autograd.Function):
-    """What ``encodings.PairEncoding`` computes of codes and distances, in one pass over the pairs [B, N, N, P].
+    """What ``encodings.PairEncoding`` computes from codes and distances, in one pass over the pairs [B, N, N, P].
 
-    ``known`` are coordinates [B, A, 3], the centres and the spacing of the Gaussians; ``codes`` those of bonds
-    [B, A, A, 3] and of what is shown [B, A, A], bytes, of paths [B, A, A], int16, which molecules are hidden, and the
-    atoms' types as the first and as the second of a pair [B, A], int32; ``numbers`` what the C code makes rows of an
-    embedding of them with.
+    ``known`` are coordinates [B, A, 3], and the centres and spacing of the Gaussians. ``codes`` are those of bonds
+    [B, A, A, 3] and of shown relations [B, A, A], bytes; of paths [B, A, A], int16; which molecules are hidden; and the
+    atoms' types as the first and second atom of a pair [B, A], int32. ``numbers`` are the constants with which the C
+    code turns codes into rows of an embedding.
     """
 
     @staticmethod

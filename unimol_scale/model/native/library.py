@@ -1,7 +1,7 @@
-"""Compiles the C kernels of this folder once a machine, loads them, and says where they may stand in for torch's.
+"""Compiles the C kernels of this folder once per machine, loads them, and decides where they replace torch's.
 
-Compiled where they run, because they gain from the widest vectors that the processor has, and kept in the user's cache
-under a name that says what they were made from. Without a compiler everything is computed by torch.
+They are compiled on the machine that runs them, to use its widest vectors, and kept in the user's cache under a name
+that identifies their source and flags. Without a compiler, torch computes everything.
 """
 
 import contextlib
@@ -25,14 +25,14 @@ from torch import Tensor
 _log = logging.getLogger(__name__)
 _SOURCES = Path(__file__).parent / "sources"
 _COMPILERS = ("cc", "gcc", "clang")
-# No -ffast-math: it would drop infinities and not-a-number, which the engine looks for.
+# No -ffast-math: it would lose infinities and NaN, which the engine looks for.
 _FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 _CPU_INFO = Path("/proc/cpuinfo")
 _SECONDS = 120
 _READABLE = (torch.float32, torch.int32, torch.int16, torch.uint8, torch.bool)
-# "torch" computes everything with torch.
+# The value "torch" computes everything with torch.
 SWITCH = "UNIMOL_SCALE_KERNELS"
-# The widest rows of pairs, and of nodes, for which the kernels were faster than torch [measured].
+# Widest rows of pairs, and of nodes, for which the kernels were faster than torch [measured].
 MAX_WIDTH = 192
 MAX_NODE_WIDTH = 768
 _lock = threading.Lock()
@@ -40,12 +40,12 @@ _off = False
 
 
 def suits(*tensors: Tensor) -> bool:
-    """Return whether the kernels compute this: fp32 on one CPU thread, rows that are not wide, and a compiler here."""
+    """Return whether the kernels compute this: fp32 on one CPU thread, rows that are not too wide, and a compiler."""
     return _suits(tensors, MAX_WIDTH)
 
 
 def suits_nodes(*tensors: Tensor) -> bool:
-    """Return the same of what has one row a node: products of larger matrices."""
+    """Return the same for tensors with one row per node, whose products have larger matrices."""
     return _suits(tensors, MAX_NODE_WIDTH)
 
 
@@ -59,12 +59,12 @@ def _suits(tensors: Sequence[Tensor], widest: int) -> bool:
 
 
 def call(name: str, sizes: Sequence[int], tensors: Sequence[Tensor]) -> None:
-    """Call a kernel; it holds no lock of the interpreter meanwhile.
+    """Call a kernel; the interpreter's lock is released meanwhile.
 
     Args:
-        name: of the C function.
-        sizes: its numbers.
-        tensors: its tensors, contiguous, on the CPU, fp32 or such integers as it expects; those it writes are the last.
+        name: name of the C function.
+        sizes: its integer arguments.
+        tensors: its tensors, contiguous, on the CPU, fp32 or the integer type that it expects; outputs come last.
     """
     library = _library()
     assert library is not None
@@ -95,18 +95,18 @@ def _load() -> ctypes.CDLL | None:
         return None
     compiler = os.environ.get("CC") or next(filter(None, map(shutil.which, _COMPILERS)), None)
     if compiler is None:
-        _log.warning("no C compiler (cc, gcc or clang) is here: training on this CPU takes longer than it could")
+        _log.warning("no C compiler (cc, gcc or clang) was found: training on this CPU will be slower than necessary")
         return None
     try:
         return ctypes.CDLL(str(_compiled(compiler)))
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or str(error)
-        _log.warning(f"{compiler} did not compile the CPU kernels, and torch computes instead, more slowly: {said}")
+        _log.warning(f"{compiler} could not compile the CPU kernels, so torch is used instead, which is slower: {said}")
         return None
 
 
 def _compiled(compiler: str) -> Path:
-    """Return the library, compiled unless that was done before."""
+    """Return the path of the library, compiling it unless that was done before."""
     flags = (*_FLAGS, "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native")
     version = _run([compiler, "--version"])
     sources = sorted(path for path in _SOURCES.iterdir() if path.suffix in (".c", ".h"))
@@ -122,7 +122,7 @@ def _compiled(compiler: str) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / name
         _run([compiler, *flags, str(_SOURCES / "kernels.c"), "-o", str(made), "-lm"])
-        made.replace(folder / name)  # at once: other ranks look for it too
+        made.replace(folder / name)  # atomically: other ranks look for it too
     return folder / name
 
 
@@ -140,7 +140,7 @@ def _is_writable(folder: Path) -> bool:
 
 
 def _is_mine(folder: Path) -> bool:
-    """Return whether nobody else can put code there."""
+    """Return whether nobody else can write code into this folder."""
     state = folder.stat()
     return state.st_uid == os.getuid() and not state.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
@@ -151,7 +151,7 @@ def _run(command: Sequence[str]) -> str:
 
 
 def _processor() -> str:
-    """Return what tells processors apart that need other code."""
+    """Return a name that distinguishes processors that need different code."""
     try:
         lines = _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

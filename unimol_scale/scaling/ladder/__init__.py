@@ -1,1 +1,1 @@
-"""Ladders of training runs: planned, launched, and continued where the law says."""
+"""Ladders of training runs: planned, launched, and extended by the run that the law recommends."""

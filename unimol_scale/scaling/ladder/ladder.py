@@ -21,11 +21,11 @@ RESERVED = ("seed", "train.steps")
 STEPS, SCHEDULE, KEEP_STEPS, BRANCH_FROM = "train.steps", "train.schedule", "train.keep_steps", "branch_from"
 RATE, BATCH_SIZE = "train.learning_rate", "train.global_batch_size"
 WARMUP = "train.warmup_steps"
-DECAY = ("train.decay_fraction", "train.decay_shape")  # which a trunk has not
-# Options that make an array task stop, save and come back, and say where it writes.
+DECAY = ("train.decay_fraction", "train.decay_shape")  # settings that a trunk does not have
+# Options that make an array task stop, save and be requeued, and that say where it writes.
 SLURM_RESERVED = ("array", "chdir", "job-name", "ntasks", "nodes", "open-mode", "output", "requeue", "signal")
 BUDGETS = ("steps", "molecules", "flops")
-MANIFEST = "manifest.json"  # of a conformer store; its histogram of sizes turns FLOPs into molecules
+MANIFEST = "manifest.json"  # file of a conformer store; its size histogram converts FLOPs into molecules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,35 +34,36 @@ class LadderConfig:
 
     Attributes:
         name: first part of the name of every run.
-        data: the conformer store.
-        sizes: names of presets, smallest first by habit.
-        steps: budgets in optimiser steps; give one of ``steps``, ``molecules`` and ``flops``.
-        molecules: budgets in molecules seen; rounded up to whole steps of the ``train.global_batch_size`` override.
-        flops: budgets in training FLOPs, so that a larger model takes fewer steps; they become steps by the computed
-            FLOPs of the model for the molecules of the store.
-        warmup: share of the steps of a run in which its learning rate rises, for ladders of several budgets; None takes
-            ``train.warmup_steps`` of the overrides. With trunks, which warm up once, it is a share of the smallest
-            budget.
+        data: directory or URL of the conformer store.
+        sizes: names of presets, usually smallest first.
+        steps: budgets in optimiser steps; give exactly one of ``steps``, ``molecules`` and ``flops``.
+        molecules: budgets in molecules seen, rounded up to whole steps of the ``train.global_batch_size`` in
+            ``overrides``.
+        flops: budgets in training FLOPs, so that a larger model does fewer steps; they are converted to steps with the
+            computed FLOPs of the model for the molecules of the store.
+        warmup: fraction of a run's steps in which its learning rate rises, for ladders of several budgets; None uses
+            ``train.warmup_steps`` of ``overrides``. Trunks warm up only once, so with them it is a fraction of the
+            smallest budget.
         schedule: ``wsd`` trains one trunk at a constant learning rate for each size and seed, and every budget is a
-            decay that branches off it (``train.decay_fraction`` and ``train.decay_shape`` of the overrides); None:
-            every run does all its steps itself, with ``train.schedule`` of the overrides.
-        rate_law: law.json of ``fit-scaling-law --rates``, which sets ``train.learning_rate`` of every run by its size,
-            data and batch size; None: it is that of the overrides.
-        trunk_rate: for which amount of data ``rate_law`` sets the one rate of a trunk and its branches: that of the
-            ``longest`` branch, or the ``middle``, the geometric mean of the shortest and the longest.
-        rate_factors: a sweep: every run is made once for each factor, with that times its ``train.learning_rate``, for
-            ``fit-scaling-law --rates``; empty: the rate as it is.
-        batch_sizes: a sweep over ``train.global_batch_size``; empty: that of the overrides.
-        seeds: of initialisation and order of molecules.
-        objective: denoise, blend, distill, or package.module:Class of one of your own.
-        output: folder of all run folders and of logs/.
+            decay that branches off it (``train.decay_fraction`` and ``train.decay_shape`` of ``overrides``). None:
+            every run does all its steps itself, with ``train.schedule`` of ``overrides``.
+        rate_law: law.json of ``fit-scaling-law --rates``, which sets the ``train.learning_rate`` of every run by size,
+            data and batch size; None uses that of ``overrides``.
+        trunk_rate: amount of data for which ``rate_law`` sets the one rate of a trunk and its branches: that of the
+            ``longest`` branch, or ``middle``, the geometric mean of the shortest and the longest.
+        rate_factors: makes a sweep for ``fit-scaling-law --rates``: every run is done once per factor, with its
+            ``train.learning_rate`` times the factor. Empty: the rate as it is.
+        batch_sizes: makes a sweep over ``train.global_batch_size``. Empty: that of ``overrides``.
+        seeds: seeds of initialisation and molecule order.
+        objective: denoise, blend, distill, or package.module:Class for one of your own.
+        output: folder for all run folders and logs/.
         launcher: "deepspeed" starts ``ranks`` processes; "python" a single one.
         ranks: processes of a run, one for each GPU or part of the CPU.
         script: a pretraining command of your own, relative to where the ladder is started; None: ``unimol-scale
             pretrain`` of this installation.
         overrides: further settings of every run, as pretrain takes them (nested or with dots).
         size_overrides: size → settings of its runs, which take precedence over ``overrides``.
-        slurm: options of sbatch for ``ladder --slurm``, over the defaults of slurm.py; an empty value removes one.
+        slurm: options of sbatch for ``ladder --slurm``, added to the defaults of slurm.py; an empty value removes one.
     """
 
     name: str
@@ -100,11 +101,11 @@ class LadderConfig:
             if len(set(values)) != len(values) or any(not 0 < value < math.inf for value in values):
                 raise ConfigError(f"{key} must be positive and without repeats, got {list(values)}")
         if self.trunk_rate != "longest" and (self.rate_law is None or self.schedule != "wsd"):
-            raise ConfigError(
-                "trunk_rate: only a rate_law sets the rate of a trunk, and only schedule: wsd has trunks; leave it out"
-            )
+            raise ConfigError("trunk_rate applies only with rate_law and schedule: wsd; leave it out")
         if self.rate_factors and self.rate_law is not None:
-            raise ConfigError("rate_factors finds the best rates, and rate_law sets them: leave one of the two out")
+            raise ConfigError(
+                "rate_factors searches for the best rates, but rate_law sets them: leave out one of the two"
+            )
         self._check_budgets()
         self._check_overrides()
         if self.ranks < 1 or (self.launcher == "python" and self.ranks != 1):
@@ -118,7 +119,7 @@ class LadderConfig:
         if not all(1 <= budget < math.inf for budget in budgets) or len(set(budgets)) != len(budgets):
             raise ConfigError(f"budgets must be positive and without repeats, got {list(budgets)}")
         if self.warmup is not None and not 0.0 <= self.warmup < 1.0:
-            raise ConfigError(f"warmup must be a share of the steps, at least 0 and below 1; got {self.warmup}")
+            raise ConfigError(f"warmup must be a fraction of the steps, at least 0 and below 1; got {self.warmup}")
 
     def _check_overrides(self) -> None:
         for key in self.slurm:
@@ -142,16 +143,16 @@ class Rung:
     """One run of a ladder.
 
     Attributes:
-        name: of the run.
+        name: name of the run.
         size: preset.
-        steps: optimiser steps; of a branch, those of its trunk among them.
-        seed: of the run.
-        folder: of the run.
-        overrides: all its settings by dotted path, with seed and steps.
+        steps: optimiser steps, including those of the trunk for a branch.
+        seed: seed of the run.
+        folder: folder of the run.
+        overrides: all its settings by dotted path, including seed and steps.
         trunk: name of the run that it branches off; None: it does all its steps itself.
-        begins: steps that the trunk has done for it.
-        is_trunk: whether branches go on from it.
-        rate_notes: how far its learning rate is extrapolated, where a law sets it.
+        begins: number of steps that the trunk does for it.
+        is_trunk: whether branches start from it.
+        rate_notes: how far its learning rate is extrapolated, if a law sets it.
     """
 
     name: str
@@ -181,11 +182,11 @@ def plan(config: LadderConfig, counter: ModelCounter | None = None) -> list[Rung
 
     Args:
         config: the ladder.
-        counter: counts for objectives other than denoise; needed for ``flops`` and ``rate_law`` alone.
+        counter: counts for objectives other than denoise; needed only for ``flops`` and ``rate_law``.
 
     Raises:
-        ConfigError: a size is unknown, a budget in molecules or FLOPs cannot be turned into steps, or two budgets
-            come to the same number of them; or the file of ``rate_law`` holds none.
+        ConfigError: a size is unknown, a budget in molecules or FLOPs cannot be converted into steps, two budgets give
+            the same number of steps, or the file of ``rate_law`` contains no law.
     """
     # Imported here, since only planning needs the presets.
     from unimol_scale.model.presets import PRESETS
@@ -205,12 +206,12 @@ def plan(config: LadderConfig, counter: ModelCounter | None = None) -> list[Rung
                 rungs += [_whole_run(config, size, swept, steps, seed, variant) for seed in config.seeds]
     twice = [name for name, times in Counter(rung.name for rung in rungs).items() if times > 1]
     if twice:
-        raise ConfigError(f"two runs of the sweep would be called {twice[0]}; take factors that lie further apart")
+        raise ConfigError(f"two runs of the sweep would be called {twice[0]}; use factors that lie further apart")
     return rungs if config.rate_law is None else _with_rates(config, config.rate_law, rungs, counter)
 
 
 def _variants(config: LadderConfig, size: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield name and settings of each variant of the sweeps; without any, one whose name is empty."""
+    """Yield name and settings of each variant of the sweeps; without sweeps, one variant whose name is empty."""
     rates: list[dict[str, float]] = [{}]
     if config.rate_factors:
         rate = settings.get(RATE)
@@ -225,7 +226,7 @@ def _variants(config: LadderConfig, size: str, settings: Mapping[str, Any]) -> I
 
 
 def _with_rates(config: LadderConfig, law: Path, rungs: Sequence[Rung], counter: ModelCounter | None) -> list[Rung]:
-    """Return the runs with the learning rates of a law; branches have that of their trunk."""
+    """Return the runs with the learning rates of a law; branches get that of their trunk."""
     rates = LadderRates(law)
     of_trunk = {size: _trunk_steps(config, rungs, size) for size in config.sizes if config.schedule == "wsd"}
     found = []
@@ -238,7 +239,7 @@ def _with_rates(config: LadderConfig, law: Path, rungs: Sequence[Rung], counter:
 
 
 def _trunk_steps(config: LadderConfig, rungs: Sequence[Rung], size: str) -> int:
-    """Return the steps for which the rate of the trunk of a size is set."""
+    """Return the number of steps for which the rate of a size's trunk is set."""
     branches = [rung.steps for rung in rungs if rung.size == size and not rung.is_trunk]
     longest = max(branches)
     return longest if config.trunk_rate == "longest" else round(math.sqrt(min(branches) * longest))
@@ -268,8 +269,8 @@ def _trunk_and_branches(
     warmup = {**settings, **shared}.get(WARMUP, 1)
     if begins[0] < max(warmup, 1):
         raise ConfigError(
-            f"the smallest budget of {size}, {budgets[0]} steps, begins to decay after step {begins[0]}, before its "
-            f"warm-up of {warmup} steps is over; lower {WARMUP} or train.decay_fraction, or leave that budget out"
+            f"the smallest budget of {size}, {budgets[0]} steps, starts to decay after step {begins[0]}, before its "
+            f"warm-up of {warmup} steps is over; lower {WARMUP} or train.decay_fraction, or leave out that budget"
         )
     name = f"{config.name}-{size}-trunk{variant}-seed{seed}"
     trunk = Rung(
@@ -307,7 +308,7 @@ def _budgets(config: LadderConfig, size: str, settings: Mapping[str, Any], count
     steps = sorted(math.ceil(count / batch_size) for count in molecules)
     twice = [count for count, times in Counter(steps).items() if times > 1]
     if twice:
-        raise ConfigError(f"two budgets are the same number of steps of {size}: {twice[0]}; take one of them away")
+        raise ConfigError(f"two budgets are the same number of steps of {size}: {twice[0]}; remove one of them")
     return steps
 
 

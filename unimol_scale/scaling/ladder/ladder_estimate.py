@@ -1,4 +1,4 @@
-"""Estimates time and disk space of every run of a ladder, and lists them in a table."""
+"""Estimates time and disk space of every run of a ladder, as a table."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,10 +30,10 @@ class Estimate(Protocol):
 
 
 class Estimator(Protocol):
-    """The trainer's plan, known by the settings of its runs."""
+    """The trainer's plan for runs that are known by their settings."""
 
     def __call__(self, size: str, settings: Mapping[str, Any], ranks: int) -> Estimate:
-        """Return what a run of a size with these settings and so many ranks takes; raises UnimolScaleError."""
+        """Return what a run of a size with these settings and this many ranks takes; raises UnimolScaleError."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +42,8 @@ class PlannedRun:
 
     Attributes:
         rung: the run.
-        state: what has to be done with it.
-        estimate: of the whole run, or why there is none.
+        state: what remains to be done.
+        estimate: estimate for the whole run, or why there is none.
     """
 
     rung: Rung
@@ -101,16 +101,17 @@ def total_line(planned: Sequence[PlannedRun]) -> str:
         seconds = sum(estimate.seconds for estimate in left)
         lines.append(
             f"estimated for {left[0].device}: {duration(seconds)} for the {counted(len(left), 'run')} left, one after "
-            f"another, without validation and saving; at most {byte_size(disk)} of disk for all"
+            f"another, without validation and saving; up to {byte_size(disk)} of disk for all"
         )
     lines += _sharing(planned)
     if unknown:
-        lines.append(f"time and disk of {len(unknown)} of {len(planned)} runs are not known: {unknown[0]}")
-    return "\n".join(lines) or f"all runs are finished; they take at most {byte_size(disk)} of disk"
+        hint = "; without a store, --atoms 25 assumes molecules of that size" if "no store" in unknown[0] else ""
+        lines.append(f"time and disk of {len(unknown)} of {len(planned)} runs are unknown: {unknown[0]}{hint}")
+    return "\n".join(lines) or f"all runs are finished; they take up to {byte_size(disk)} of disk"
 
 
 def _sharing(planned: Sequence[PlannedRun]) -> list[str]:
-    """Return what trunks save, in words; nothing if there are none, or their time is not known."""
+    """Return, in words, what trunks save; [] if there are none or their time is unknown."""
     shared = whole = 0.0
     for trunk in planned:
         branches = [run.rung for run in planned if run.rung.trunk == trunk.rung.name]

@@ -1,4 +1,4 @@
-"""The learning rates of a ladder's runs by a law of the best rate, and how far it is extrapolated. Imports no torch."""
+"""Sets the learning rates of a ladder's runs by a law, and reports how far it is extrapolated. Imports no torch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,17 +12,17 @@ from unimol_scale.scaling.rates.rate_law_file import read_rate_law
 
 RATE = "train.learning_rate"
 BATCH = "train.global_batch_size"
-DIGITS = 3  # significant ones of a rate, so that it reads as one that was chosen
+DIGITS = 3  # significant digits of a rate
 
 
 class LadderRates:
-    """Sets rates by the law of a file.
+    """Sets learning rates by the law in a file.
 
     Args:
         path: law.json of ``fit-scaling-law --rates``.
 
     Raises:
-        ConfigError: it holds no such law.
+        ConfigError: the file contains no such law.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,22 +31,22 @@ class LadderRates:
     def setting(
         self, size: str, settings: Mapping[str, Any], steps: int, count: ObjectiveCount
     ) -> tuple[dict[str, float], tuple[str, ...]]:
-        """Return the setting of a run's rate, and how far the law is extrapolated for it.
+        """Return the setting of a run's rate, and notes on how far the law is extrapolated for it.
 
         Args:
             size: name of the preset.
-            settings: of the run by dotted path.
+            settings: settings of the run by dotted path.
             steps: optimiser steps.
-            count: of its parameters.
+            count: parameter count of the model.
 
         Raises:
-            ConfigError: the settings set the rate themselves, or do not say the batch size.
+            ConfigError: the settings already set the rate, or lack the batch size.
         """
         if RATE in settings:
-            raise ConfigError(f"overrides: {RATE} of {size} is set by the ladder itself, from rate_law; leave one out")
+            raise ConfigError(f"overrides: {RATE} of {size} is already set by rate_law; leave out one of the two")
         batch = settings.get(BATCH)
         if not isinstance(batch, int) or batch < 1:
-            raise ConfigError(f"rate_law: {size} needs a {BATCH} in overrides, for the data that its runs see")
+            raise ConfigError(f"rate_law: {size} needs a {BATCH} in overrides, to know how much data its runs see")
         groups = PARAMETER_GROUPS[self._law.parameters_counted]
         parameters = sum(count.parameters[name] for name in groups) if groups else count.parameters["total"]
         point = (parameters, float(steps) * batch, float(batch))
@@ -57,8 +57,8 @@ def rate_lines(path: Path, runs: Sequence[tuple[str, float, Sequence[str]]]) -> 
     """Return lines on the rates of runs, for the user.
 
     Args:
-        path: of the law.
-        runs: size and steps in words, rate, and how far it is extrapolated.
+        path: file of the law.
+        runs: for each run, size and steps in words, its rate, and how far the law is extrapolated.
     """
     rates = dict.fromkeys(f"{name} {rate:.3g}" for name, rate, _ in runs)
     beyond: dict[str, dict[str, None]] = {}

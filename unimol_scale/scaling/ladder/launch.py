@@ -1,6 +1,6 @@
-"""Starts the runs of a ladder one after the other: skips finished runs, and resumes unfinished ones. Imports no torch.
+"""Starts the runs of a ladder one after another: skips finished runs, and resumes unfinished ones. Imports no torch.
 
-It starts the pretraining command by its command line, and knows a run by its exit status and the files of its folder.
+Runs are started by the command line of pretraining, and judged by exit status and the files in their folders.
 """
 
 import os
@@ -38,9 +38,10 @@ class LaunchResult:
 
     Attributes:
         rung: the run.
-        action: "stopped" if a signal ended it after it had saved; the next launch resumes it.
+        action: what was done; "stopped" means that a signal ended the run after it had saved, and the next launch
+            resumes it.
         outcome: its record, or why a law cannot use it.
-        seconds: that the launch spent on it.
+        seconds: time that the launch spent on it.
     """
 
     rung: Rung
@@ -55,10 +56,10 @@ def command(config: LadderConfig, rung: Rung, port: int) -> list[str]:
     Args:
         config: the ladder.
         rung: the run.
-        port: a free one of this machine; with DeepSpeed's default, runs would collide.
+        port: a free port of this machine; with DeepSpeed's default port, runs would collide.
     """
     if config.launcher == "deepspeed":
-        # The one of this environment: that of another one would train with other versions.
+        # DeepSpeed of this environment: another environment's would train with other versions.
         launcher = [str(Path(sys.executable).parent / "deepspeed"), "-q", "--num_gpus", str(config.ranks)]
         launcher += ["--master_port", str(port)]
         as_module = "--module"
@@ -79,7 +80,7 @@ def pretrain_arguments(config: LadderConfig, rung: Rung) -> list[str]:
 
 
 def pretrain_settings(config: LadderConfig, rung: Rung) -> dict[str, Any]:
-    """Return the settings that ``pretrain_arguments`` stand for, as a tree."""
+    """Return the settings that ``pretrain_arguments`` encode, as a tree."""
     chosen = {"objective": {"name": config.objective}, "data": {"path": str(config.data)}, "output": str(rung.folder)}
     return merge(chosen, _overrides(rung))
 
@@ -106,7 +107,7 @@ def environment(config: LadderConfig) -> dict[str, str]:
 
 
 def launch_ladder(config: LadderConfig, rungs: Sequence[Rung]) -> list[LaunchResult]:
-    """Run everything that is not finished, one after the other; interrupted runs are resumed.
+    """Run everything that is not finished, one run after another; interrupted runs are resumed.
 
     Returns:
         One result for each run, in their order; fewer if a signal stopped the launch.
@@ -147,8 +148,8 @@ def check_inputs(config: LadderConfig) -> None:
     """
     if config.script is not None and not config.script.is_file():
         raise ConfigError(
-            f"script: {config.script} does not exist; start the ladder where it does, or leave the key out: the ladder "
-            "then starts `unimol-scale pretrain`, wherever it is"
+            f"script: {config.script} does not exist; start the ladder in the folder where it does, or leave out the "
+            "key to use `unimol-scale pretrain`"
         )
     require_folder(config.output, "output")
     if not config.data.is_dir():
@@ -160,7 +161,7 @@ def check_inputs(config: LadderConfig) -> None:
 
 
 def _launch(config: LadderConfig, rung: Rung) -> tuple[RunRecord | str | None, bool]:
-    """Start one run and wait for it; return its result, None if it is not finished, and whether a signal came in."""
+    """Start one run and wait for it; return its result (None if it is not finished) and whether a signal arrived."""
     log = config.output / "logs" / f"{rung.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -184,8 +185,8 @@ def _launch(config: LadderConfig, rung: Rung) -> tuple[RunRecord | str | None, b
 def finished_run(config: LadderConfig, rung: Rung) -> RunRecord | str | None:
     """Return the record of a finished run, or why a law cannot use it; None if pretraining has to be started.
 
-    It has to if the run is not finished, or if only the pretraining command can tell whether the run has the settings
-    of the ladder: that command knows the defaults, and refuses a folder with other settings.
+    Pretraining has to be started if the run is not finished, or if only the pretraining command can tell whether the
+    run has the ladder's settings: that command knows the defaults, and refuses a folder with other settings.
 
     Raises:
         RunError: the folder holds a run with other settings.
@@ -201,7 +202,7 @@ def finished_run(config: LadderConfig, rung: Rung) -> RunRecord | str | None:
         done = {"size": outcome.size, "objective": outcome.comparable["objective"], "steps": outcome.steps}
         wanted = {"size": rung.size, "objective": config.objective, "steps": rung.steps}
         if rung.is_trunk:
-            if (outcome.steps or 0) < rung.steps:  # a larger budget has come to the ladder
+            if (outcome.steps or 0) < rung.steps:  # a larger budget was added to the ladder
                 return None
             wanted["steps"] = outcome.steps
         _refuse(rung, differences(done, wanted))
@@ -210,9 +211,9 @@ def finished_run(config: LadderConfig, rung: Rung) -> RunRecord | str | None:
 
 
 def _check_same(config: LadderConfig, rung: Rung, found: Flat) -> None:
-    """Compare what the ladder asks for with the settings that the run resolved, as far as it has them."""
+    """Compare the ladder's settings with those that the run resolved, as far as the ladder sets them."""
     asked = {"size": rung.size, "objective.name": config.objective, **_asked(rung)}
-    # A trunk may have gone further, or go on for a budget that is new. Where a trunk lies makes no difference.
+    # A trunk may have gone further, or may be continued for a new budget. The path of a trunk makes no difference.
     free = {BRANCH_FROM, *((STEPS, KEEP_STEPS) if rung.is_trunk else ())}
     there = {key: value for key, value in asked.items() if key in found and key not in free}
     changed = differences({key: found[key] for key in there}, there)
@@ -228,20 +229,20 @@ def _asked(rung: Rung) -> dict[str, Any]:
 
 
 def _overrides(rung: Rung) -> dict[str, Any]:
-    """Return the overrides of a run, read back as pretrain reads them, so that 1e-3 and 0.001 are one value."""
+    """Return the overrides of a run as pretrain reads them, so that 1e-3 and 0.001 are equal."""
     return parse_overrides([f"{key}={_scalar(value)}" for key, value in rung.overrides.items()])
 
 
 def _asked_path(config: LadderConfig, rung: Rung) -> Path:
-    """Return the file of the settings that the ladder gave a run; its config.yaml has the defaults, too."""
+    """Return the file with the settings that the ladder gave a run; its config.yaml has the defaults as well."""
     return config.output / "logs" / f"{rung.name}.settings.json"
 
 
 def _needs_defaults(config: LadderConfig, rung: Rung, found: Flat) -> bool:
-    """Return whether only who knows the defaults can tell that a finished run has the settings of the ladder.
+    """Return whether the defaults are needed to tell if a finished run has the ladder's settings.
 
-    That is so if the ladder gave it a setting that it does not give today, or gives one that the run does not name
-    because its version had none. What the pretraining command has judged is recorded, and not asked again.
+    That is so if the ladder gave the run a setting that it no longer gives, or gives one that the run does not record
+    because its version had no such setting. What the pretraining command decides is recorded and not asked again.
     """
     asked = _asked(rung)
     try:
@@ -274,7 +275,7 @@ def _equal(one: object, two: object) -> bool:
 def _refuse(rung: Rung, changed: Differences) -> None:
     if changed:
         raise RunError(
-            f"{rung.folder} holds a run of other settings (its → this ladder's):{as_lines(changed)}\n"
+            f"{rung.folder} holds a run with other settings (its → this ladder's):{as_lines(changed)}\n"
             "Give the ladder another name or output, or delete the folder"
         )
 
@@ -287,7 +288,7 @@ def _free_port() -> int:
 
 
 def result_table(results: Sequence[LaunchResult]) -> Table:
-    """Return what the ladder did as a table."""
+    """Return a table of what the ladder did."""
     table = Table(title="Ladder", title_justify="left")
     for name in ("run", "parameters", "molecules", "validation loss", "this time"):
         table.add_column(name, overflow="fold")

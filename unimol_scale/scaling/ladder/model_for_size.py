@@ -1,4 +1,4 @@
-"""Finds a model with a wanted number of parameters: a preset near it, or one made deeper and wider. No torch."""
+"""Finds a model with a given number of parameters: a preset near it, or one made deeper and wider. No torch."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 PRESET_IS_NEAR = 0.1  # a preset this close in parameters is taken unchanged: the optimum is flat, and presets are known
 STRETCH = (0.5, 3.0)  # smallest and largest factor on a preset's layers and width
 EQUALLY_NEAR = 0.02  # among models this close to the wanted number, the one most similar to its preset is taken
-HEAD_WIDTH = 16  # of every preset
+HEAD_WIDTH = 16  # channels per head, as in every preset
 DIMENSIONS = ("layers", "atom_width", "heads", "ffn_width", "pair_width", "pair_hidden", "gaussians")
 
 
@@ -23,7 +23,7 @@ class SizedModel:
         size: name of the preset.
         changes: fields that differ from the preset.
         model: the preset with the changes.
-        parameters: their number, with the heads of the denoise objective.
+        parameters: number of parameters, with the heads of the denoise objective.
     """
 
     size: str
@@ -35,8 +35,8 @@ class SizedModel:
 def model_for_parameters(parameters: float, options: Mapping[str, Any]) -> SizedModel:
     """Return the model nearest to a number of parameters.
 
-    A preset within 10 % is taken unchanged. Otherwise the number of layers and the atom width of the nearest preset are
-    changed together, with heads of 16 channels; its pair track keeps its widths.
+    A preset within 10 % is used unchanged. Otherwise the number of layers and the atom width of the nearest preset are
+    scaled together, with heads of 16 channels; its pair track keeps its widths.
 
     Args:
         parameters: wanted number.

@@ -1,4 +1,4 @@
-"""The learning rate of the next run: that of its neighbours among the runs, or by a law of the best rate. No torch."""
+"""The learning rate of the next run: interpolated between the runs, or by a law of the best rate. No torch."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,8 @@ from unimol_scale.scaling.runs.run_records import RunRecord
 def rate_by_neighbours(records: Sequence[RunRecord], parameters: float) -> tuple[float, str]:
     """Return the learning rate for a size, and how it was chosen.
 
-    Between sizes of runs it is interpolated in log-log. Beyond them it follows the slope over all sizes, but never
-    rises: a rate that is too high ruins a run, one that is too low costs little.
+    Between the sizes of the runs it is interpolated in log-log. Beyond them it follows the slope over all sizes, but
+    never rises: a rate that is too high ruins a run, while one that is too low costs little.
     """
     best: dict[float, tuple[float, float, str]] = {}  # N → loss and rate of its best run, name of the size
     for record in records:
@@ -27,7 +27,7 @@ def rate_by_neighbours(records: Sequence[RunRecord], parameters: float) -> tuple
         if rate is not None and (record.parameters not in best or record.loss < best[record.parameters][0]):
             best[record.parameters] = (record.loss, rate, size)
     if not best:
-        raise RunError(f"none of the runs says its learning rate in its {CONFIG_NAME}")
+        raise RunError(f"none of the runs records its learning rate in its {CONFIG_NAME}")
     known = sorted((count, rate, size) for count, (_, rate, size) in best.items())
     log_n, log_rate = np.log([n for n, _, _ in known]), np.log([rate for _, rate, _ in known])
     if len({rate for _, rate, _ in known}) == 1:
@@ -43,23 +43,23 @@ def rate_by_neighbours(records: Sequence[RunRecord], parameters: float) -> tuple
     slope = min(float(np.polyfit(log_n, log_rate, 1)[0]), 0.0)
     fall = min(slope * (where - float(log_n[end])), 0.0)
     if fall == 0.0:
-        how = f"that of the nearest size, {known[end][2]}: beyond the sizes that were run it is never raised"
+        how = f"that of the nearest size, {known[end][2]}: it is not raised beyond the sizes of the runs"
         return known[end][1], how
     rate = math.exp(float(log_rate[end]) + fall)
     return rate, f"continued beyond {known[end][2]} ({known[end][1]:.3g}) as N^{slope:.2f}, the trend over all sizes"
 
 
 def rate_by_law(path: Path, parameters: float, molecules: int, batch_size: int) -> tuple[float, str]:
-    """Return the learning rate that a law gives, and how it was chosen.
+    """Return the learning rate from a law, and how it was chosen.
 
     Args:
         path: law.json of ``fit-scaling-law --rates``.
-        parameters: of the model, all of them.
-        molecules: that it will see.
-        batch_size: molecules of a step.
+        parameters: all parameters of the model.
+        molecules: molecules that it will see.
+        batch_size: molecules per step.
 
     Raises:
-        ConfigError: the file holds no such law, or one that counts other parameters.
+        ConfigError: the file contains no such law, or one that counts other parameters.
     """
     law = read_rate_law(path)
     if law.parameters_counted != "total":
@@ -69,7 +69,7 @@ def rate_by_law(path: Path, parameters: float, molecules: int, batch_size: int) 
 
 
 def _rate_of(path: Path) -> float | None:
-    """Return the learning rate of a run; None if its configuration does not have it."""
+    """Return the learning rate of a run; None if its configuration lacks it."""
     try:
         train = read_yaml(path)[0].get("train") if path.is_file() else None
         return float(train["learning_rate"]) if isinstance(train, Mapping) else None

@@ -34,8 +34,8 @@ from unimol_scale.scaling.runs.read_runs import read_runs
 from unimol_scale.scaling.runs.run_records import RunRecord
 
 STEP_UP = 4.0  # compute of the next run over that of the costliest one, unless a budget is given
-LARGEST_MOLECULE = 400  # atoms; the mean molecule of the runs is searched up to here
-# Settings that the next run does not take from the template.
+LARGEST_MOLECULE = 400  # atoms; upper end of the search for the runs' mean molecule
+# Settings that the next run does not copy from the template.
 OWN_SETTINGS = {
     "train": ("steps", "learning_rate", "warmup_steps", "keep_steps"),
     "data": ("path",),
@@ -45,12 +45,12 @@ OWN_SETTINGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class TemplateRun:
-    """The run whose settings the next run takes.
+    """The run whose settings the next run copies.
 
     Attributes:
         record: of the run.
         settings: its resolved configuration.
-        summary: its summary.json, for its speed.
+        summary: its summary.json, used for its speed.
         damaged: why the settings of nearer runs cannot be read.
     """
 
@@ -62,7 +62,7 @@ class TemplateRun:
 
 @dataclass(frozen=True, kw_only=True)
 class NextRun:
-    """The run that should come next.
+    """The recommended next run.
 
     Attributes:
         sized: its model.
@@ -70,7 +70,7 @@ class NextRun:
         molecules: seen in training.
         flops: training compute.
         loss: expected validation loss.
-        interval: of the law there; None if the runs are too few for one.
+        interval: interval of the law at that point; None if the runs are too few for one.
         learning_rate: peak learning rate.
         tree: content of the ladder file.
         lines: what was chosen and why, for the user.
@@ -104,17 +104,16 @@ def choose_next(
         budget: FLOPs as text; None: four times those of the costliest run.
         law: "auto" or a law in size and data.
         bootstrap: number of draws for the interval.
-        objective: of the runs; required if it is package.module:Class, since the ladder file will name it.
-        absent: dotted key → what it means if a run of an earlier version does not record it, where that is not the
-            default of today.
-        counter: counts for runs that learn something other than denoise.
-        rate_law: law.json of ``fit-scaling-law --rates``, which sets the learning rate by size, data and batch; None:
-            the rate follows those of the runs, by size alone.
+        objective: objective of the runs; required if it is package.module:Class, since the ladder file will name it.
+        absent: dotted key → meaning of its absence from a run of an earlier version, where that differs from today's
+            default.
+        counter: counts for runs with objectives other than denoise.
+        rate_law: law.json of ``fit-scaling-law --rates``, which sets the learning rate by size, data and batch size;
+            None: the rate follows those of the runs, by size only.
 
     Raises:
-        RunError: the runs do not determine such a law, or do not say how they were trained.
-        ConfigError: the budget is not a number, there is no such law, or the objective is another one or has to be
-            named.
+        RunError: the runs do not determine such a law, or do not record how they were trained.
+        ConfigError: the budget is not a number, there is no such law, or the objective differs or has to be named.
     """
     records, notes = read_runs(paths)
     points = make_points(records, "total")
@@ -127,7 +126,7 @@ def choose_next(
     learnt = template.record.comparable["objective"]
     must_be_named((learnt,), (objective or "",), "--objective {}")
     if objective not in (None, learnt):
-        raise ConfigError(f"--objective {objective}: the runs learn {learnt}")
+        raise ConfigError(f"--objective {objective}: the runs were trained with {learnt}")
     options = {key: value for key, value in template.settings["model"].items() if key not in DIMENSIONS}
     sized = model_for_parameters(optimum.parameters, options)
     per_molecule = flops_per_molecule(template, sized, counter)
@@ -149,7 +148,7 @@ def choose_next(
         *(f"note: {note}" for note in notes),
         f"law: {fit.law.label}, {fit.law.formula}; fitted to {fit.num_points} points of {len(records)} runs",
         *(f"warning: {warning}" for warning in fit.warnings),
-        *(f"warning: {reason}; the settings of {source} are taken instead" for reason in template.damaged),
+        *(f"warning: {reason}; the settings of {source} are used instead" for reason in template.damaged),
         _optimum_line(optimum),
         *(f"note: {note}" for note in optimum.notes),
         f"model: {_model_text(sized)}",
@@ -175,12 +174,12 @@ def write_next(choice: NextRun, path: Path) -> None:
     plan(build(LadderConfig, choice.tree, Origin(name=str(path))))
     reasons = "".join(f"#   {line}\n" for line in choice.lines)
     text = yaml.safe_dump(dict(choice.tree), sort_keys=False, allow_unicode=True, width=110)
-    head = f"# The run that the law of the runs so far says to train next; `unimol-scale ladder {path}` trains it.\n#\n"
+    head = f"# The next run recommended by the law of the runs so far; `unimol-scale ladder {path}` trains it.\n#\n"
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(f"{head}{reasons}\n{text}")
     except FileExistsError as error:
-        raise ConfigError(f"--output: {path} is there already; delete it, or choose another name") from error
+        raise ConfigError(f"--output: {path} already exists; delete it, or choose another name") from error
     except OSError as error:
         raise ConfigError(f"--output: {path} cannot be written: {error.strerror}") from error
 
@@ -206,7 +205,7 @@ def _fit(points: Points, name: str, config: FitConfig) -> Fit:
 def _budget(text: str | None, points: Points) -> float:
     if text is None:
         if "C" not in points.columns:
-            raise RunError("the runs do not say their FLOPs; a budget of compute cannot be spent on them")
+            raise RunError("the runs do not record their FLOPs, so a compute budget cannot be used")
         return STEP_UP * float(points.columns["C"].max())
     flops = parse_count(text)
     if flops is None:
@@ -219,7 +218,7 @@ def _template_run(records: Sequence[RunRecord], parameters: float) -> TemplateRu
     known = [record for record in records if (Path(record.source) / CONFIG_NAME).is_file()]
     if not known:
         raise RunError(
-            "the next run takes its settings from the runs so far, and none of these is a run folder with a "
+            "the next run copies its settings from the runs so far, but none of these is a run folder with a "
             f"{CONFIG_NAME}"
         )
     damaged = []
@@ -230,7 +229,7 @@ def _template_run(records: Sequence[RunRecord], parameters: float) -> TemplateRu
             damaged.append(str(error))
         else:
             return TemplateRun(record=record, settings=settings, summary=summary, damaged=tuple(damaged))
-    raise RunError(f"the next run takes its settings from the runs so far, and none can be read: {'; '.join(damaged)}")
+    raise RunError(f"the next run copies its settings from the runs so far, but none can be read: {'; '.join(damaged)}")
 
 
 def _read_settings(folder: Path) -> tuple[Mapping[str, Any], Summary]:
@@ -242,10 +241,10 @@ def _read_settings(folder: Path) -> tuple[Mapping[str, Any], Summary]:
 
 
 def flops_per_molecule(template: TemplateRun, sized: SizedModel, counter: ModelCounter | None) -> float:
-    """Return the training FLOPs of a molecule for a new model: the logged ones of the template, scaled by the model.
+    """Return the training FLOPs per molecule of a new model: those that the template logged, scaled by the model.
 
-    The scale depends a little on the size of the molecule. The mean molecule is taken: the one whose computed FLOPs are
-    nearest to those that the template logged.
+    The scale depends slightly on the size of the molecule. It is computed for the mean molecule, the one whose computed
+    FLOPs are nearest to those that the template logged.
     """
     record = template.record
     assert record.flops is not None
@@ -258,7 +257,7 @@ def flops_per_molecule(template: TemplateRun, sized: SizedModel, counter: ModelC
 def _costs(
     template: TemplateRun, sized: SizedModel, counter: ModelCounter | None
 ) -> tuple[Callable[[int], float], Callable[[int], float]]:
-    """Return the training FLOPs of a molecule, by its atoms, of the template's model and of the new one."""
+    """Return the training FLOPs of a molecule, as functions of its atoms, for the template's model and the new one."""
     from unimol_scale.model.accounting import training_flops
     from unimol_scale.model.presets import ModelConfig
 

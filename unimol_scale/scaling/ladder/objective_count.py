@@ -1,4 +1,4 @@
-"""What a run's model has and costs under its objective, asked of whoever knows objectives. Imports no torch."""
+"""Parameters and FLOPs of a run's model under its objective, through an interface. Imports no torch."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class ObjectiveCount(Protocol):
-    """What is counted of a model."""
+    """Counts for one model."""
 
     @property
     def parameters(self) -> Mapping[str, float]:
         """Group → count, "total" among them, the objective's heads included."""
 
     def training_flops(self, num_atoms: int) -> float:
-        """FLOPs of one training step for a molecule of so many atoms; of a student with its teacher's."""
+        """FLOPs of one training step for a molecule of ``num_atoms`` atoms; a student's include its teacher's."""
 
 
 @dataclass(frozen=True)
@@ -41,30 +41,31 @@ class _DenoiseCount:
         return training_flops(self.model, num_atoms)
 
 
-ModelCounter = Callable[[str, Mapping[str, Any]], ObjectiveCount]  # (size, settings as a tree) → what is counted
+ModelCounter = Callable[[str, Mapping[str, Any]], ObjectiveCount]  # (size, settings as a tree) → counts
 
 
 def count_model(
     size: str, settings: Mapping[str, Any], objective: str, counter: ModelCounter | None, what: str
 ) -> ObjectiveCount:
-    """Return what a size with its settings has and costs.
+    """Return the counts for a size with its settings.
 
     Args:
         size: name of the preset.
-        settings: of the runs, by dotted path.
-        objective: of the runs.
-        counter: for objectives other than denoise, whose heads alone are known here.
-        what: the key that asks, for messages.
+        settings: settings of the runs, by dotted path.
+        objective: objective of the runs.
+        counter: counts for objectives other than denoise, whose heads are the only ones known here.
+        what: the key that needs the counts, for messages.
 
     Raises:
-        ConfigError: the model's settings are wrong, or nobody counts for the objective.
+        ConfigError: the model's settings are wrong, or nothing counts for the objective.
     """
     from unimol_scale.model.presets import ModelConfig, preset
 
     if objective != "denoise":
         if counter is None:
             raise ConfigError(
-                f"{what}: only the heads of denoise are counted here; `unimol-scale ladder` counts those of {objective}"
+                f"{what}: only the heads of denoise can be counted here; use `unimol-scale ladder`, which counts "
+                f"those of {objective}"
             )
         tree: dict[str, Any] = {}
         for key, value in settings.items():

@@ -12,34 +12,35 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-GRACE_SECONDS = 240.0  # for a run to end its step and save a checkpoint
-# Training saves at this signal as at SIGTERM. At SIGTERM, DeepSpeed's launcher kills its ranks within seconds; at this
-# signal, which it does not handle, it ends at once and leaves the ranks running.
+GRACE_SECONDS = 240.0  # time for a run to finish its step and save a checkpoint
+# Training saves at this signal as at SIGTERM. At SIGTERM, DeepSpeed's launcher would kill its ranks within seconds;
+# this
+# signal it does not handle, so it ends at once and leaves the ranks running.
 STOP_SIGNAL = signal.SIGUSR1
 # Signals from outside that ask to stop; batch systems send SIGUSR1 before the time limit.
 ORDERS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class OrderedToStopError(KeyboardInterrupt):
-    """SIGTERM, SIGUSR1 or Ctrl-C came in; it is a KeyboardInterrupt, so that all are handled like Ctrl-C."""
+    """SIGTERM, SIGUSR1 or Ctrl-C arrived. It is a KeyboardInterrupt, so that all are handled like Ctrl-C."""
 
 
 def run_group(command: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
     """Run a command, copy what it prints to standard output and to a log, and return its exit status.
 
-    However this call ends, also by Ctrl-C or SIGTERM, the whole group is told to stop, has time to save, and has ended
-    when the call returns. If only the launcher were killed, its ranks would go on.
+    However this call ends, including by Ctrl-C or SIGTERM, the whole group is told to stop, gets time to save, and has
+    ended when the call returns. If only the launcher were killed, its ranks would continue.
 
     Args:
         command: program and arguments.
-        environment: of the command.
-        log: file that the output is appended to.
+        environment: environment of the command.
+        log: file to which the output is appended.
 
     Returns:
         The exit status; negative for a signal.
 
     Raises:
-        OrderedToStopError: SIGTERM, SIGUSR1 or Ctrl-C came in.
+        OrderedToStopError: SIGTERM, SIGUSR1 or Ctrl-C arrived.
     """
     with log.open("ab") as file, _orders_as_interrupts():
         # A new group, so that signals to it do not reach this process.
@@ -69,7 +70,7 @@ def _copy(source: IO[bytes], log: IO[bytes]) -> None:
 
 
 def _stop_group(process: "subprocess.Popen[bytes]", first: signal.Signals) -> None:
-    """Signal the group and wait for its end; SIGKILL after the grace time, or at a second signal from outside."""
+    """Signal the group and wait for its end; send SIGKILL after the grace time or at a second signal from outside."""
     try:
         if _signal_group(process, first):
             _wait_group(process, GRACE_SECONDS)
@@ -101,7 +102,7 @@ def _wait_group(process: "subprocess.Popen[bytes]", seconds: float) -> None:
 
 @contextmanager
 def _orders_as_interrupts() -> Iterator[None]:
-    """Raise ``OrderedToStopError`` at every signal that asks to stop, inside the block."""
+    """Inside the block, raise ``OrderedToStopError`` at every signal that asks to stop."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread can handle signals
         return

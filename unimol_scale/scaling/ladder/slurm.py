@@ -1,10 +1,11 @@
-"""Writes a ladder as a Slurm job array, one task a run, and hands it to sbatch. Imports no torch.
+"""Writes a ladder as a Slurm job array, one task per run, and submits it with sbatch. Imports no torch.
 
 A task is ``unimol-scale ladder CONFIG --only RUN``, so it skips, resumes and checks runs as the ladder does. Slurm
 signals the task five minutes before its time limit. Training then saves, and the task ends with status 75 and goes back
-to the queue. launch/slurm.sh has the same directives and shell code for it; a test compares them. The script names its
-runs: if the ladder file is changed, a task may fail, but never trains another run. Branches are an array of their own,
-which waits until that of their trunks has ended well.
+to the queue. launch/slurm.sh has the same directives and shell code; a test compares the two. The script names its
+runs:
+if the ladder file is changed, a task may fail, but it never trains another run. Branches form an array of their own,
+which waits until the array of their trunks has succeeded.
 """
 
 import os
@@ -30,8 +31,8 @@ SCRIPT = """#!/bin/bash
 #
 #   {how}
 #
-# A task whose time runs out saves and goes back to the queue; a failed one stays failed, and the same sbatch, or the
-# ladder started by hand, goes on from its last checkpoint.
+# A task whose time runs out saves and goes back to the queue; a failed one stays failed. To resume it from its last
+# checkpoint, submit the same script again, or start the ladder by hand.
 
 {options}
 
@@ -42,7 +43,7 @@ run=${{RUNS[$SLURM_ARRAY_TASK_ID]:?there is no run with this number}}
 job=${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}
 STOPPED={stopped}
 
-# Slurm signals this shell alone, which passes the order on. A signal ends a wait early: then it waits again.
+# Slurm signals only this shell, which passes the signal on. A signal ends a wait early, so the shell waits again.
 told=
 trap 'told=yes; kill -USR1 "$work"' USR1
 {command} --only "$run" &
@@ -57,7 +58,7 @@ done
 
 if [ "$status" -eq "$STOPPED" ]; then
     echo "stopped after saving; job $job goes back to the queue"
-    scontrol requeue "$job" || echo "job $job could not be queued again; the same sbatch goes on from here"
+    scontrol requeue "$job" || echo "job $job could not be requeued; submit the same script again to resume"
 fi
 exit "$status"
 """
@@ -77,9 +78,9 @@ class JobArray:
     """The script of a job array.
 
     Attributes:
-        script: its path.
+        script: path of the script.
         runs: number of its tasks.
-        waits: whether it must not begin before the array before it has ended well.
+        waits: whether it must wait until the previous array has succeeded.
     """
 
     script: Path
@@ -92,41 +93,43 @@ def write_scripts(config: LadderConfig, ladder_file: Path, rungs: Sequence[Rung]
 
     Args:
         config: the ladder.
-        ladder_file: where it was read from.
-        rungs: at least one.
+        ladder_file: path of the ladder file.
+        rungs: runs; at least one.
 
     Returns:
-        One array; or that of the trunks, and that of the branches, which waits for it.
+        One array; or the array of the trunks and that of the branches, which waits for it.
     """
     assert rungs
     (config.output / "logs").mkdir(parents=True, exist_ok=True)
     trunks, others = [rung for rung in rungs if rung.is_trunk], [rung for rung in rungs if not rung.is_trunk]
     arrays = []
     if trunks:
-        arrays.append(_write_script(config, ladder_file, trunks, f"{config.name}-trunks", "trunks", waits=False))
+        arrays.append(_write_script(config, ladder_file, trunks, "trunks", waits=False))
     if others:
         kind = "branches" if others[0].trunk else "runs"
-        arrays.append(_write_script(config, ladder_file, others, config.name, kind, waits=bool(trunks)))
+        arrays.append(_write_script(config, ladder_file, others, kind, waits=bool(trunks)))
     return arrays
 
 
 def by_hand(array: JobArray) -> str:
-    """Return the command that submits an array; a variable has the number of the one before it."""
+    """Return the command that submits an array; a shell variable stands for the number of the one before it."""
     if not array.waits:
         return f"sbatch {shlex.quote(str(array.script))}"
     return f"sbatch {' '.join(after('TRUNKS'))} {shlex.quote(str(array.script))}, with the job number of the trunks"
 
 
 def after(job: str) -> list[str]:
-    """Return the options of sbatch for an array that must wait for another; if that fails, it is taken away."""
+    """Return the options of sbatch for an array that waits for another one and is cancelled if that fails."""
     return [f"--dependency=afterok:{job}", "--kill-on-invalid-dep=yes"]
 
 
 def _write_script(
-    config: LadderConfig, ladder_file: Path, rungs: Sequence[Rung], name: str, kind: str, *, waits: bool
+    config: LadderConfig, ladder_file: Path, rungs: Sequence[Rung], kind: str, *, waits: bool
 ) -> JobArray:
     logs = (config.output / "logs").resolve()
-    array = JobArray(script=config.output / f"{name}.slurm.sh", runs=len(rungs), waits=waits)
+    # NAME-* names the runs alone, as in `fit-scaling-law runs/NAME-*`, so a script's name has a dot after NAME.
+    name, stem = (f"{config.name}{mark}trunks" if kind == "trunks" else config.name for mark in "-.")
+    array = JobArray(script=config.output / f"{stem}.slurm.sh", runs=len(rungs), waits=waits)
     command = [sys.executable, "-m", "unimol_scale.cli", "ladder", str(ladder_file.resolve())]
     text = SCRIPT.format(
         config=shlex.quote(str(ladder_file)),
@@ -162,16 +165,16 @@ def _options(config: LadderConfig, name: str, count: int, logs: Path) -> list[st
 
 
 def _quoted(value: object) -> str:
-    """Return the value of an option, in double quotes if it has spaces, as sbatch needs it."""
+    """Return the value of an option, in double quotes if it has spaces, as sbatch requires."""
     text = str(value)
     return f'"{text}"' if any(character.isspace() for character in text) else text
 
 
 def submit(arrays: Sequence[JobArray]) -> list[str]:
-    """Submit job arrays with sbatch, each that waits after the one before it, and return what it says of each.
+    """Submit job arrays with sbatch, each after the one that it waits for; return sbatch's answers.
 
     Raises:
-        RunError: there is no sbatch on this machine, or it fails, or does not say the number of a job to wait for.
+        RunError: there is no sbatch on this machine, it fails, or it does not report the job number to wait for.
     """
     answers: list[str] = []
     for array in arrays:
@@ -184,20 +187,22 @@ def _job_number(answer: str) -> str:
     found = re.search(r"Submitted batch job (\d+)", answer)
     if found is None:
         raise RunError(
-            f"sbatch does not say which job it made of the trunks, so the branches cannot wait for it: {answer}"
+            f"sbatch did not report the job number of the trunks, so the branches cannot wait for it: {answer}"
         )
     return found.group(1)
 
 
 def _submit(script: Path, options: Sequence[str]) -> str:
     try:
-        # sbatch passes the environment on; array variables of a job that this runs in must not reach the new one.
+        # sbatch passes the environment on, but array variables of a surrounding job must not reach the new one.
         environment = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_ARRAY")}
         answer = subprocess.run(
             ["sbatch", *options, str(script)], env=environment, capture_output=True, text=True, check=False
         )
     except FileNotFoundError as error:
-        raise RunError(f"there is no sbatch on this machine; take {script} to one of the cluster") from error
+        raise RunError(
+            f"there is no sbatch on this machine; run sbatch {script} on a machine of the cluster"
+        ) from error
     if answer.returncode != 0:
         raise RunError(f"sbatch refused {script} (status {answer.returncode}): {answer.stderr.strip()}")
     return answer.stdout.strip()

@@ -26,16 +26,17 @@ class AnalysisConfig:
     """Settings of an analysis.
 
     Attributes:
-        law: "auto", one of the laws, or package.module:Class of one of your own.
-        variable: column of a one-variable law; None to take the one that varies (compute when N and D both do).
+        law: "auto", one of the laws, or package.module:Class for one of your own.
+        variable: column of a one-variable law; None takes the one that varies (compute if N and D both do).
         hold_out: see ``law_choice.hold_out_mask``.
         parameters: which parameters N counts.
         predict: requests of the form SIZE@MOLECULES.
         budgets: FLOPs for which the compute-optimal size and data are computed.
-        distinct: distinct molecules at hand for predictions and budgets; None: as many as the runs had at the most.
-        data_unit: what D counts, for the words of the report; None: what the runs or the table say.
-        burn_in: points along every run are fitted, after this share of its molecules.
-        burn_in_steps: the same, after this number of its steps. Neither: the ends of the schedules are fitted.
+        distinct: distinct molecules available for predictions and budgets; None: the largest number that any run had.
+        data_unit: what D counts, for the report's wording; None: as recorded in the runs or the table.
+        burn_in: fit all points along every run after this fraction of its molecules.
+        burn_in_steps: the same, after this number of its steps. If neither is set, only the ends of the runs are
+            fitted.
         fit: settings of every fit.
     """
 
@@ -64,7 +65,7 @@ class AnalysisConfig:
 
     @property
     def left_out(self) -> BurnIn | None:
-        """What is left out at the start of every run; None where the ends of the schedules are fitted."""
+        """What is left out at the start of every run; None if only the ends of the runs are fitted."""
         return burn_in_of(self.burn_in, self.burn_in_steps)
 
 
@@ -72,7 +73,7 @@ class AnalysisConfig:
 class HeldOutPoint:
     """A held-out point and its prediction; ``relative_error`` is prediction / loss − 1.
 
-    A run has one point, or with trajectories one for each validation, after ``molecules`` molecules.
+    A run has one point, or with trajectories one per validation, after ``molecules`` molecules.
     """
 
     name: str
@@ -112,17 +113,17 @@ class Analysis:
 
     Attributes:
         config: settings.
-        records: the runs; ``points.runs`` are indices of them.
+        records: the runs; ``points.runs`` are indices into them.
         notes: runs left out, and why.
-        points: one point for each run, in their order; with trajectories several.
+        points: one point per run, in the same order; with trajectories several.
         held_out: which points were not fitted, bool [n].
         selection: the law and why it was chosen.
-        fit: of the law to the points that were not held out.
+        fit: fit of the law to the points that were not held out.
         checks: the held-out points.
         statistics: name of every held-out size, and "all" → statistics of its points; empty if nothing was held out.
         terms: the law of every loss term.
-        predictions: one for each request.
-        optima: one for each budget that has an optimum.
+        predictions: one per request.
+        optima: one per budget that has an optimum.
         unanswered: why the other budgets have none.
     """
 
@@ -187,7 +188,7 @@ def analyse(records: Sequence[RunRecord], notes: Sequence[str], config: Analysis
 def _check_distinct(law: Law, config: AnalysisConfig) -> None:
     if config.distinct is not None and law.fades is None:
         raise RunError(
-            f"--distinct says how many distinct molecules there are, and the law {law.label} does not tell repeated "
+            f"--distinct sets the number of distinct molecules, but the law {law.label} does not distinguish repeated "
             "data from new data; use --law repeated"
         )
 
@@ -272,10 +273,10 @@ def _term_law(name: str, records: Sequence[RunRecord], config: AnalysisConfig) -
 
 
 def parameters_of_size(name: str, records: Sequence[RunRecord], group: ParameterGroup) -> float:
-    """Return the number of parameters of a size: that of its runs, else of the preset, else the number itself.
+    """Return the number of parameters of a size: that of its runs, otherwise of the preset, or the number itself.
 
     Raises:
-        RunError: the size is unknown, or its runs are of several models.
+        RunError: the size is unknown, or its runs have different models.
     """
     own = [replace(record, loss=1.0) for record in records if record.size == name]
     counts = make_points(own, group).columns["N"] if own else np.array([])
@@ -299,7 +300,7 @@ def predict_for(analysis: Analysis, request: str) -> Prediction:
         request: SIZE@MOLECULES, such as "1.1B@838M" or "1.1e9@8.38e8".
 
     Raises:
-        RunError: the request is none, the size is not known, or the law has no word on it.
+        RunError: the request is malformed, the size is unknown, or the law does not cover it.
     """
     group = analysis.config.parameters
     return _predict(_parse_request(request, analysis.records, group), analysis.fit, analysis.points)
@@ -333,16 +334,16 @@ def _predict(request: _Request, fit: Fit, points: Points) -> Prediction:
         if name not in fit.law.variables and "C" not in fit.law.variables:
             continue
         if value > 1.01 * high:
-            notes.append(f"{name} is {value / high:.3g} times the largest that was run")
+            notes.append(f"{name} is {value / high:.3g} times the largest in the runs")
         elif value < low / 1.01:
-            notes.append(f"{name} is {value / low:.3g} times the smallest that was run")
+            notes.append(f"{name} is {value / low:.3g} times the smallest in the runs")
     if fit.law.fades is not None and points.distinct_data is not None and molecules > points.distinct_data:
         epochs, distinct_data = molecules / points.distinct_data, engineering(points.distinct_data)
         notes.append(
             f"D is {epochs:.3g} epochs of {distinct_data} distinct {points.unit}s; --distinct sets their number"
         )
     if "C" in fit.law.variables and int(distinct(points.columns["N"]).max()) > 0:
-        notes.append(f"its FLOPs per {points.unit} are interpolated in N from the runs' own")
+        notes.append(f"its FLOPs per {points.unit} are interpolated in N between the runs")
     return Prediction(
         request=request.text,
         parameters=parameters,
@@ -354,13 +355,13 @@ def _predict(request: _Request, fit: Fit, points: Points) -> Prediction:
 
 
 def _check_request(request: str, law: Law, points: Points, wanted: Mapping[str, float]) -> None:
-    """Check that a law in one variable is only asked for the value of the other one that its runs had."""
+    """Check that a law in one variable is asked only for the value of the other variable that its runs had."""
     if law.variables != ("N",) and law.variables != ("D",):
         return
     absent = "D" if law.variables == ("N",) else "N"
     usual = float(np.median(points.columns[absent]))
     if abs(wanted[absent] / usual - 1) > SAME_BUDGET:
         raise RunError(
-            f"--predict {request}: the law {law.label} does not depend on {absent}; its runs had "
-            f"{absent} = {usual:.6g}. Ask for that, or train runs that differ in {absent} (three values or more)"
+            f"--predict {request}: the law {law.label} does not depend on {absent}; its runs had {absent} = "
+            f"{usual:.6g}. Ask for that value, or train runs with at least three values of {absent}"
         )

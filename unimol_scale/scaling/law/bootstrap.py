@@ -11,7 +11,7 @@ from unimol_scale.scaling.law.laws import FloatArray, Law
 from unimol_scale.scaling.law.points import Points, distinct
 from unimol_scale.scaling.law.solver import RegressionProblem, minimise
 
-CHUNK_VALUES = 60_000  # draws × points solved together; more does not fit in the processor's cache
+CHUNK_VALUES = 60_000  # draws × points solved together; more do not fit in the processor's cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,16 +28,16 @@ class BootstrapFits:
 
 
 def needed_values(law: Law) -> int:
-    """Return how many values of a variable a law needs: two for a power, and one more if there is another term."""
+    """Return how many distinct values of a variable a law needs: two for a power, one more if there is another term."""
     return 2 if len(law.terms) == 1 else 3
 
 
 def draw_weights(law: Law, points: Points, draws: int, seed: int) -> FloatArray:
-    """Draw runs with replacement and return how much each point counts, float [draws, n].
+    """Draw runs with replacement and return the weight of each point, float [draws, n].
 
-    Draws that cannot determine the law (too few distinct points or values of a variable) are replaced, up to twenty
-    times as many as asked for; if these do not suffice, fewer rows are returned. None are returned if there are no more
-    points than parameters, since only the draw of all points would do.
+    Draws that cannot determine the law (too few distinct points or values of a variable) are replaced. After twenty
+    times as many draws as requested, fewer rows are returned. If there are no more points than parameters, no rows are
+    returned, since only the draw of all points would do.
     """
     labels = np.unique(points.drawn_together, return_inverse=True)[1]
     num_runs = int(labels.max()) + 1

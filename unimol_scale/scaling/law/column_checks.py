@@ -1,7 +1,7 @@
-"""Finds out from the columns of a set of runs why a law fails: wrong units of N, D or C, or a loss that does not fall.
+"""Explains from the columns of a set of runs why a law fails: wrong units of N, D or C, or a loss that does not fall.
 
-Training costs about 6·N·D FLOPs where D counts what passes through every parameter once: tokens of a language model. A
-molecule has many atoms and pairs, and costs some 5 to 3,000 times as much, by its size.
+Training costs about 6·N·D FLOPs if D counts what passes through every parameter once, such as the tokens of a language
+model. A molecule has many atoms and pairs, and costs 5 to 3,000 times as much, depending on its size.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from unimol_scale.scaling.law.laws import Columns, FloatArray
 from unimol_scale.scaling.runs.table_checks import FEWEST_MOLECULES, OTHER_UNIT, SMALLEST_MODEL
 
-LEAST, MOST = 0.03, 1e4  # plausible C / 6ND; a mixture of experts uses only a part of its parameters
+LEAST, MOST = 0.03, 1e4  # plausible C / 6ND; a mixture of experts uses only part of its parameters
 # Unit → FLOPs of one.
 UNITS = {
     "GFLOP": 1e9,
@@ -21,23 +21,23 @@ UNITS = {
 }
 LIKELY = (0.3, 3e3)  # range of C / 6ND that is expected in the right unit
 SAME = 0.05  # relative difference up to which budgets or sizes count as equal
-MOST_COMPARED = 300  # points of which all pairs are compared
-RISING = 0.8  # share of pairs with a rising loss from which on the column is no loss
+MOST_COMPARED = 300  # most points for which all pairs are compared
+RISING = 0.8  # with this fraction of rising pairs, the column is not a loss
 
 
 def unit_causes(columns: Columns) -> list[str]:
-    """Return sentences on which of N, D and C seem not to be in parameters, molecules and FLOPs."""
+    """Return sentences on which of N, D and C do not seem to be in parameters, molecules and FLOPs."""
     causes = []
     largest = float(columns["N"].max())
     if largest < SMALLEST_MODEL:
         causes.append(
-            f"N is {largest:.4g} at most: it seems to count millions of parameters, and should count one by one"
+            f"N is at most {largest:.4g}: it seems to be in millions of parameters, but should be in parameters"
         )
     most = float(columns["D"].max())
     if most < FEWEST_MOLECULES:
         causes.append(
-            f"D is {most:.4g} at most: it seems to be in millions or in epochs, or the C that it was computed from "
-            "is in another unit than FLOPs"
+            f"D is at most {most:.4g}: it seems to be in millions or in epochs, or the C from which it was computed is "
+            "not in FLOPs"
         )
     if "C" not in columns:
         return causes
@@ -66,7 +66,7 @@ def why_out_of_reach(columns: Columns, budget: float) -> list[str]:
 
 
 def why_no_loss(columns: Columns, loss: FloatArray) -> str | None:
-    """Return why a column cannot be a loss: it does not vary, or rises with size and data; None if it can be one."""
+    """Return why a column cannot be a loss (it is constant, or rises with size and data); None if it can be one."""
     if len(loss) > 1 and np.ptp(loss) <= 1e-9 * loss.max():
         return f"the loss is {loss[0]:.4g} in every run: is it the right column?"
     shares = [share for share in _shares_rising(columns, loss).values() if share is not None]
@@ -76,10 +76,10 @@ def why_no_loss(columns: Columns, loss: FloatArray) -> str | None:
 
 
 def loss_causes(columns: Columns, loss: FloatArray) -> list[str]:
-    """Return sentences on which of N and D the loss rises with; if runs overfit, it may rise with one of them."""
+    """Return sentences on whether the loss rises with N or D; if runs overfit, it may rise with one of them."""
     return [
-        f"the loss rises with {name} in {share:.0%} of the pairs of runs that differ in it alone, and a law needs one "
-        "that falls (not an accuracy or a score)"
+        f"the loss rises with {name} in {share:.0%} of the pairs of runs that differ only in it, but a law needs a "
+        "loss that falls (not an accuracy or a score)"
         for name, share in _shares_rising(columns, loss).items()
         if share is not None and share >= RISING
     ]
@@ -90,7 +90,7 @@ def _shares_rising(columns: Columns, loss: FloatArray) -> dict[str, float | None
 
 
 def _share_rising(values: FloatArray, others: FloatArray, loss: FloatArray) -> float | None:
-    """Return the share of pairs with equal ``others`` whose loss rises with ``values``; None for few pairs."""
+    """Return the fraction of pairs with equal ``others`` whose loss rises with ``values``; None for too few pairs."""
     every = -(-len(loss) // MOST_COMPARED)
     values, others, loss = values[::every], others[::every], loss[::every]
     higher = np.log(values[:, None] / values[None, :]) > SAME

@@ -27,13 +27,13 @@ GRID_CELLS = 1000
 SCREENING_ITERATIONS = 30
 NUM_FINALISTS = 3
 MAX_CONDITION = 1e6
-POOR_CONDITION = 100.0  # in simulations, below 35 if all parameters are determined, up to 700 if not
+POOR_CONDITION = 100.0  # in simulations it is below 35 if all parameters are determined, and up to 700 if not
 COLLINEAR = 0.9999
 MIN_SIZES = 4
 MAX_LOST_DRAWS = 0.5
-REPEATED = 1.01  # epochs from which on a run counts as having repeated its data
-WIDE_FACTOR = 5.0  # between the ends of an interval of R* from which on it is hardly determined
-MAX_AT_BOUND = 0.02  # share of bootstrap fits at a bound of a parameter from which on its interval is open
+REPEATED = 1.01  # epochs above which a run counts as having repeated its data
+WIDE_FACTOR = 5.0  # ratio of the ends of R*'s interval above which R* is hardly determined
+MAX_AT_BOUND = 0.02  # fraction of bootstrap fits at a parameter's bound above which its interval is open
 
 Interval = tuple[float, float]
 
@@ -46,10 +46,10 @@ class FitConfig:
         huber_delta: residual in log loss beyond which the penalty is linear.
         starts: number of cells of the exponent grid that the solver starts from.
         exponent_bounds: smallest and largest magnitude of an exponent.
-        tolerance: of the gradient, relative to the largest one that residuals can cause.
+        tolerance: tolerance of the gradient, relative to the largest one that residuals can cause.
         max_iterations: of the solver.
         bootstrap: number of draws; 0 for no intervals.
-        confidence: of the percentile intervals.
+        confidence: level of the percentile intervals.
         seed: of the bootstrap.
     """
 
@@ -88,13 +88,14 @@ class Fit:
         residuals: log loss − log prediction, float [n].
         objective: summed Huber loss at the estimate.
         gradient: projected gradient there, relative to the largest one that residuals can cause.
-        condition: condition number of the scaled Jacobian; if it is large, parameters compensate each other.
+        condition: condition number of the scaled Jacobian; if it is large, changes of parameters can compensate each
+            other.
         aicc: small-sample Akaike criterion of the log residuals; None if there are too few points.
         num_points: n.
-        confidence: of the intervals.
-        undetermined: names of parameters that the runs do not determine, although they determine the curve: the
-            interval is open on one side or wider than the value, or other parameters compensate them.
-        warnings: that a reader of the numbers must know.
+        confidence: level of the intervals.
+        undetermined: names of parameters that the runs do not determine although they determine the curve: the interval
+            is open on one side or wider than the value, or other parameters can compensate for them.
+        warnings: warnings that every reader of the numbers must see.
     """
 
     law: Law
@@ -118,7 +119,7 @@ class Fit:
     def band(self, columns: Columns) -> tuple[FloatArray, FloatArray] | None:
         """Return the percentile interval of the prediction, two of float [m]; None without a bootstrap.
 
-        It is the interval of the law. A single run scatters about the law.
+        It is the interval of the law. Single runs scatter around the law.
         """
         if not self.draws:
             return None
@@ -134,7 +135,7 @@ def fit_law(law: Law, points: Points, config: FitConfig) -> Fit:
 
     Args:
         law: its form.
-        points: that it is fitted to.
+        points: the points to fit.
         config: settings.
 
     Raises:
@@ -145,7 +146,7 @@ def fit_law(law: Law, points: Points, config: FitConfig) -> Fit:
         raise RunError(f"the law {law.label} ({law.formula}) cannot be fitted to these runs: {reason}")
     problem = make_problem(law, points.columns, points.loss, config.huber_delta, config.exponent_bounds)
     solution = _solve(problem, points.weight, config)
-    # Of two minima that are equal up to rounding, the one that converged.
+    # Of two minima that are equal up to rounding, prefer the one that converged.
     best = int(np.argmin(np.where(solution.converged, 1.0, 1.0 + 1e-9) * solution.objective))
     theta = solution.theta[best]
     _check_solution(law, problem, solution, best, points)
@@ -153,7 +154,7 @@ def fit_law(law: Law, points: Points, config: FitConfig) -> Fit:
     condition = _condition(jacobian[0], (theta > problem.lower) & (theta < problem.upper))
     if condition > MAX_CONDITION:
         raise RunError(
-            f"the law {law.label} cannot be fitted to these runs: its parameters trade against each other without "
+            f"the law {law.label} cannot be fitted to these runs: its parameters can compensate each other without "
             f"changing the loss (condition number {condition:.1g}); use a law with fewer parameters or add runs"
         )
     warnings = _warnings(law, problem, theta, points)
@@ -161,8 +162,8 @@ def fit_law(law: Law, points: Points, config: FitConfig) -> Fit:
     if condition > POOR_CONDITION:
         undetermined = law.parameters
         notes.append(
-            f"the parameters trade against each other (condition number {condition:.0f}): the runs determine the curve "
-            "better than any single one of them"
+            f"the parameters can compensate each other (condition number {condition:.0f}): the runs determine the "
+            "curve better than any single one of them"
         )
     parameters = _reported(law, problem, theta[None])
     return Fit(
@@ -185,16 +186,16 @@ def fit_law(law: Law, points: Points, config: FitConfig) -> Fit:
 def why_not_identifiable(law: Law, points: Points) -> str | None:
     """Return why the points cannot determine the parameters of the law; None if they can.
 
-    A power needs two values of its variable, and a third one if the law has another term.
+    A power needs two values of its variable, and a third if the law has another term.
     """
     no_loss = why_no_loss(points.columns, points.loss)
     if no_loss is not None:
         return no_loss
     missing = [name for name in law.columns if name not in points.columns]
     if missing == ["U"]:
-        return "the runs do not all say U, how many distinct molecules they had (for a table, --column U=HEADER)"
+        return "not all runs record U, the number of distinct molecules they had (for a table, --column U=HEADER)"
     if missing:
-        return f"the runs do not all say {', '.join(missing)}, or not at one batch size"
+        return f"not all runs record {', '.join(missing)}, or their batch sizes differ"
     if law.fades is not None and not has_repeated(points):
         return f"no run saw its data twice (D is at most U), so that {law.fades} is not determined"
     needed = needed_values(law)
@@ -204,28 +205,26 @@ def why_not_identifiable(law: Law, points: Points) -> str | None:
         if count == 1:
             return f"{name} is constant ({values[0]:.4g} in every run)"
         if count < needed:
-            return f"{name} has {count} distinct values, {needed} are needed"
+            return f"{name} has {count} distinct values, but {needed} are needed"
     if len(points) < len(law.parameters):
         what = "runs" if points.num_runs == len(points) else "points"
-        return f"it has {len(law.parameters)} parameters, there are {len(points)} {what}"
+        return f"it has {len(law.parameters)} parameters, but there are only {len(points)} {what}"
     for i, one in enumerate(law.variables):
         for two in law.variables[i + 1 :]:
             correlation = np.corrcoef(np.log(points.columns[one]), np.log(points.columns[two]))[0, 1]
             if abs(correlation) > COLLINEAR:
-                return (
-                    f"{one} and {two} rise and fall together in every run, so that their effects cannot be told apart"
-                )
+                return f"{one} and {two} change together in all runs, so their effects cannot be separated"
     return None
 
 
 def has_repeated(points: Points, epochs: float = REPEATED) -> bool:
-    """Return whether some of the runs are known to have seen their data more often than so many times."""
+    """Return whether some of the runs are known to have seen their data more than ``epochs`` times."""
     columns = points.columns
     return "U" in columns and bool(np.any(columns["D"] > epochs * columns["U"]))
 
 
 def _solve(problem: RegressionProblem, weight: FloatArray, config: FitConfig) -> Solution:
-    """Run a few iterations from the best grid cells, and go on with the best of those until they converge."""
+    """Run a few iterations from the best grid cells, then continue with the best of those until convergence."""
     starts = grid_starts(problem, weight, GRID_CELLS, config.starts)
     weights = np.repeat(weight[None], len(starts), axis=0)
     screened = minimise(problem, starts, weights, config.tolerance, min(SCREENING_ITERATIONS, config.max_iterations))
@@ -253,14 +252,14 @@ def _check_solution(law: Law, problem: RegressionProblem, solution: Solution, be
 
 
 def _condition(jacobian: FloatArray, free: np.ndarray) -> float:
-    """Condition number of the Jacobian [P, n] over the free unknowns, columns scaled to one length."""
+    """Return the condition number of the Jacobian [P, n] over the free unknowns, columns scaled to equal length."""
     rows = jacobian[free]
     scaled = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300)
     return float(np.linalg.cond(scaled))
 
 
 def _reported(law: Law, problem: RegressionProblem, theta: FloatArray) -> dict[str, FloatArray]:
-    """Turn unknowns [W, P] into the parameters of the formula, each float [W]; an absent constant is exactly 0."""
+    """Convert unknowns [W, P] into the parameters of the formula, each float [W]; an absent constant is exactly 0."""
     reported: dict[str, FloatArray] = {}
     slots = {owner: problem.num_terms + slot for slot, owner in enumerate(problem.term_of_exponent)}
     for index, term in enumerate(law.terms):
@@ -282,18 +281,18 @@ def _warnings(law: Law, problem: RegressionProblem, theta: FloatArray, points: P
     warnings = [*points.cautions, *loss_causes(points.columns, points.loss)]
     num_sizes = int(distinct(points.columns["N"]).max()) + 1
     if num_sizes < MIN_SIZES:
-        warnings.append(f"only {num_sizes} model sizes were fitted; {MIN_SIZES} or more make a law")
+        warnings.append(f"only {num_sizes} model sizes were fitted; a law needs {MIN_SIZES} or more")
     for name in law.variables:
         spread = float(points.columns[name].max() / points.columns[name].min())
         if spread < 10:
-            warnings.append(f"{name} spans a factor of {spread:.1f} only, less than a decade")
+            warnings.append(f"{name} spans only a factor of {spread:.1f}, less than a decade")
     if len(points) == len(law.parameters):
         warnings.append("as many parameters as points: the curve passes through every point, which proves nothing")
     names = [term.coefficient for term in law.terms] + [term.exponent for term in law.terms if term.exponent]
     names += [law.fades] if law.fades is not None else []
     for name, value, low, high in zip(names, theta, problem.lower, problem.upper, strict=True):
         if value <= low or value >= high:
-            warnings.append(f"{name} stands at its bound; its value is set by the bound, not by the runs")
+            warnings.append(f"{name} is at its bound, so its value comes from the bound, not from the runs")
     return warnings
 
 
@@ -301,9 +300,9 @@ def _aicc(residual: FloatArray, weight: FloatArray, num_parameters: int) -> floa
     """Akaike's criterion for normal log residuals, corrected for few points (Hurvich and Tsai 1989).
 
     Points along one run count as independent, which favours laws with more parameters. Therefore the error on left-out
-    sizes decides first.
+    sizes has priority.
     """
-    n, k = len(residual), num_parameters + 1  # the standard deviation is a parameter, too
+    n, k = len(residual), num_parameters + 1  # the standard deviation is also a parameter
     if n - k - 1 <= 0:
         return None
     variance = max(float((weight * residual**2).mean()), 1e-24)
@@ -347,11 +346,11 @@ def _bootstrap(
 
 
 def _why_open(name: str, open_share: float, interval: Interval) -> str | None:
-    """Return why R* is not determined; None where it is. It is a scale, and its interval a factor."""
+    """Return why R* is not determined; None if it is. R* is a scale, so its interval is judged as a factor."""
     if open_share > MAX_AT_BOUND:
         return (
             f"{name} is not determined by these runs: in {open_share:.0%} of the bootstrap fits repeated data are "
-            "worth as much as new data, or nothing"
+            "worth either as much as new data or nothing"
         )
     factor = interval[1] / interval[0]
     if factor > WIDE_FACTOR:
@@ -364,9 +363,9 @@ def _and(names: list[str]) -> str:
 
 
 def _at_bound(law: Law, problem: RegressionProblem, theta: FloatArray) -> dict[str, float]:
-    """Return, for every parameter, the share of the unknowns [W, P] that do not determine it.
+    """Return, for every parameter, the fraction of the unknowns [W, P] that do not determine it.
 
-    They do not if the exponent or the coefficient of its term is at a bound.
+    That is so if the exponent or the coefficient of its term is at a bound.
     """
     held = (theta <= problem.lower) | (theta >= problem.upper)
     slots = {owner: problem.num_terms + slot for slot, owner in enumerate(problem.term_of_exponent)}

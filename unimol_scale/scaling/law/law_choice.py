@@ -1,4 +1,4 @@
-"""Chooses the points that are held out, and the law for the others. Imports no torch."""
+"""Chooses which points to hold out, and the law for the others. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,8 +24,8 @@ class Candidate:
     Attributes:
         law: its form.
         held_out_error: mean |prediction / loss − 1| over sizes that were left out one at a time; None if unknown.
-        aicc: of the fit to all points; None if unknown.
-        obstacle: why it cannot be used; None when it can.
+        aicc: AICc of the fit to all points; None if unknown.
+        obstacle: why it cannot be used; None if it can.
     """
 
     law: Law
@@ -39,9 +39,9 @@ class LawChoice:
     """The chosen law, and the reason.
 
     Attributes:
-        law: that was chosen.
+        law: the chosen law.
         reason: one sentence.
-        candidates: all laws that were considered; only one if the user named the law.
+        candidates: all laws that were considered; a single one if the user named the law.
     """
 
     law: Law
@@ -49,8 +49,8 @@ class LawChoice:
     candidates: tuple[Candidate, ...]
 
 
-# From which the worth of repeated data shows beside the noise of runs: four epochs are nearly worth new data
-# (Muennighoff et al. 2023, arXiv 2305.16264).
+# Epochs from which the reduced worth of repeated data exceeds the noise of runs: up to four epochs are nearly worth new
+# data (Muennighoff et al. 2023, arXiv 2305.16264).
 ENOUGH_EPOCHS = 2.0
 
 
@@ -59,8 +59,8 @@ def hold_out_mask(points: Points, rule: str) -> np.ndarray:
 
     Args:
         points: all of them.
-        rule: "none"; "largest" for the runs of the largest size; a whole number for that many of the largest sizes;
-            a fraction below 1 for that share of the sizes, rounded up.
+        rule: "none"; "largest" for the runs of the largest size; a whole number for that many of the largest sizes; a
+            fraction below 1 for that fraction of the sizes, rounded up.
 
     Raises:
         RunError: the rule is not one of these, or holds out everything.
@@ -92,7 +92,7 @@ def hold_out_mask(points: Points, rule: str) -> np.ndarray:
 
 
 def candidate_laws(points: Points, entries: Sequence[LawEntry] | None = None) -> list[Law]:
-    """Return the laws that the runs can determine: in one variable if only that varies, else in both or in compute.
+    """Return the laws that the runs can determine: in the one variable that varies, or else in both or in compute.
 
     Args:
         points: the runs.
@@ -104,7 +104,7 @@ def candidate_laws(points: Points, entries: Sequence[LawEntry] | None = None) ->
     varying = {name: int(distinct(points.columns[name]).max()) > 0 for name in ("N", "D")}
     if varying["N"] and varying["D"]:
         laws = [entry.make("N") for entry in entries if not entry.one_variable]
-        # A law that tells repeated data from new data is hardly another one where little was repeated.
+        # Where little was repeated, a law that distinguishes repeated data is hardly different from one that does not.
         laws = [law for law in laws if asked_for or law.fades is None or has_repeated(points, ENOUGH_EPOCHS)]
         return [*laws, *(entry.make("C") for entry in alone)] if "C" in points.columns else laws
     variable: Variable = "N" if varying["N"] else "D"
@@ -143,7 +143,7 @@ def choose_law(laws: Sequence[Law], points: Points, config: FitConfig) -> LawCho
     """Choose a law by its cross-validation error over sizes, and among similar ones by AIC.
 
     Raises:
-        RunError: none of them can be fitted.
+        RunError: none of the laws can be fitted.
     """
     candidates = [_consider(law, points, config) for law in laws]
     usable = [candidate for candidate in candidates if candidate.obstacle is None]
@@ -158,18 +158,18 @@ def choose_law(laws: Sequence[Law], points: Points, config: FitConfig) -> LawCho
     scored = [(candidate, candidate.held_out_error) for candidate in usable if candidate.held_out_error is not None]
     if not scored:
         simplest = min(usable, key=lambda candidate: len(candidate.law.parameters))
-        reason = "it has the fewest parameters; the runs are too few to leave a size out and compare"
+        reason = "it has the fewest parameters; there are too few runs to leave out a size and compare"
         return LawChoice(law=simplest.law, reason=reason, candidates=tuple(candidates))
     lowest = min(error for _, error in scored)
     tied = [candidate for candidate, error in scored if error <= TIE * lowest]
     winner = min(tied, key=lambda candidate: np.inf if candidate.aicc is None else candidate.aicc)
     reason = f"left-out sizes are predicted with a mean error of {winner.held_out_error:.2%}"
     if winner.held_out_error is not None and winner.held_out_error > POOR_ERROR:
-        reason += ", too much to predict from"
+        reason += ", which is too large for predictions"
     if len(usable) == 1:
         reason += "; it is the only law that these runs determine"
     elif len(scored) == 1:
-        reason += "; the runs are too few to fit any other law with a size left out"
+        reason += "; there are too few runs to fit any other law with a size left out"
     elif len(tied) > 1:
         reason += ", a tie that its lower AIC decides"
     else:

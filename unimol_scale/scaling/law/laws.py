@@ -1,13 +1,13 @@
 """The functional forms of scaling laws: formula, source and meaning of every parameter. Imports NumPy and errors only.
 
 Every law here joins power terms T_k = ``coefficient · variable^(sign · exponent)``, one of which may be a constant, as
-L = (Σ T_k^(1/p))^p: a plain sum with p = 1 but for ``kaplan``, whose p is one of its exponents. That shared shape is
-what lets the solver find the coefficients exactly for given exponents. Variables are named columns:
+L = (Σ T_k^(1/p))^p. This is a plain sum with p = 1 except for ``kaplan``, whose p is one of its exponents. Thanks to
+this shared shape, the solver can find the coefficients exactly for given exponents. Variables are named columns:
 
     N   parameters                      M    parameters in millions
     D   molecules seen in training      S    optimiser steps
     C   FLOPs, from the run's own log   MS   M · S
-    U   distinct molecules at hand, of which D are seen, some of them several times
+    U   distinct molecules available, of which D are seen, some of them several times
 """
 
 import abc
@@ -31,12 +31,12 @@ class Term:
 
     Attributes:
         coefficient: name of the multiplier, which is never negative.
-        exponent: name of the exponent as its paper writes it; None for the constant term.
+        exponent: name of the exponent as in its paper; None for the constant term.
         variable: name of the column; None for the constant term.
         sign: −1 where the paper writes A/N^α, +1 where it writes α·M^β with a negative β.
-        scaled: True where the paper writes (N_c/N)^α, so that the named coefficient N_c stands inside the power.
-        fades: name of R*, of a term in D that takes the effective data D' of ``effective_data`` instead; None for D
-            itself. One term of a law may have it.
+        scaled: True where the paper writes (N_c/N)^α, with the named coefficient N_c inside the power.
+        fades: name of R* for a term in D that uses the effective data D' of ``effective_data`` instead; None for D
+            itself. At most one term of a law may have it.
     """
 
     coefficient: str
@@ -51,12 +51,12 @@ class Term:
 class Law(abc.ABC):
     """Base of the laws; a subclass gives the name, the formula, the source and the terms.
 
-    The terms are the law: the fit, its bootstrap, predictions and pictures all follow from them, so that ``predict`` is
-    not to be written again. A subclass is a frozen dataclass made without arguments, or with one, ``variable``, if it
-    is a law in one variable. ``unimol-scale fit-scaling-law --law package.module:Class`` takes anybody's.
+    The terms define the law: the fit, its bootstrap, predictions and pictures all follow from them, so a subclass must
+    not override ``predict``. A subclass is a frozen dataclass created without arguments, or with one, ``variable``, if
+    it is a law in one variable. Use your own with ``unimol-scale fit-scaling-law --law package.module:Class``.
 
     Attributes:
-        name: in a word.
+        name: short name, one word.
         source: where it comes from, for the report.
         outer: name of the exponent that is p; None for p = 1, a plain sum.
     """
@@ -73,7 +73,7 @@ class Law(abc.ABC):
     @property
     @abc.abstractmethod
     def terms(self) -> tuple[Term, ...]:
-        """The summands, the constant one first if there is one."""
+        """The summands, starting with the constant one if there is one."""
 
     @property
     def label(self) -> str:
@@ -82,17 +82,17 @@ class Law(abc.ABC):
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """Names of the columns that its powers are in."""
+        """Names of the columns whose powers it contains."""
         return tuple(term.variable for term in self.terms if term.variable is not None)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns that the law reads: its variables, and U where repeated data count less."""
+        """Names of the columns that the law reads: its variables, and U if repeated data count less."""
         return (*self.variables, *(["U"] if self.fades is not None else []))
 
     @property
     def fades(self) -> str | None:
-        """Name of the parameter R* by which repeated data count less; None where they count as new data do."""
+        """Name of the parameter R* by which repeated data count less; None if they count as new data."""
         return next((term.fades for term in self.terms if term.fades is not None), None)
 
     @property
@@ -114,7 +114,7 @@ class Law(abc.ABC):
             Predicted loss, float [n].
 
         Raises:
-            RunError: a column that the law needs is not there.
+            RunError: a column that the law needs is missing.
         """
         missing = [name for name in self.columns if name not in columns]
         if missing:
@@ -127,7 +127,7 @@ class Law(abc.ABC):
             for value in values:
                 total = total + value
             return total
-        # In logs: powers of 1/p under- and overflow where p is small.
+        # In logs, because powers of 1/p under- and overflow if p is small.
         p = np.asarray(parameters[self.outer], dtype=np.float64)
         joined: FloatArray = np.log(values[0]) / p
         for value in values[1:]:
@@ -154,12 +154,12 @@ def term_value(term: Term, parameters: Mapping[str, float] | Mapping[str, FloatA
 def effective_data(data: FloatArray, distinct: FloatArray, fades: FloatArray) -> FloatArray:
     """Return D' = U + U·R*·(1 − exp(−R/R*)) with R = D/U − 1 repetitions: the new data that repeated data are worth.
 
-    Each repetition is worth less than the one before, and all of them together at most R* times the distinct data. As
-    long as nothing is repeated (D ≤ U), D' is D.
+    Each repetition is worth less than the one before, and all together are worth at most R* times the distinct data. If
+    nothing is repeated (D ≤ U), D' is D.
 
     Args:
         data: D, float [n].
-        distinct: U, what there is to be seen, float [n].
+        distinct: U, the distinct data available, float [n].
         fades: R*, broadcast against them.
 
     Source:
@@ -174,8 +174,8 @@ def effective_data(data: FloatArray, distinct: FloatArray, fades: FloatArray) ->
 class Chinchilla(Law):
     """L(N, D) = E + A/N^α + B/D^β, from Hoffmann et al., 2022 (arXiv 2203.15556), equation 2.
 
-    E is the loss that no model and no amount of data can undercut; A/N^α is the price of a finite model; B/D^β that of
-    finite data. Needs runs that differ in both N and D.
+    E is the loss below which no model and no amount of data can go; A/N^α is the loss added by a finite model, B/D^β
+    that added by finite data. Needs runs that differ in both N and D.
     """
 
     name: ClassVar[str] = "chinchilla"
@@ -200,10 +200,10 @@ class Chinchilla(Law):
 class Repeated(Law):
     """L(N, D, U) = E + A/N^α + B/D'^β, from Muennighoff et al., 2023 (arXiv 2305.16264), equations 5 and 6.
 
-    D' is what D molecules are worth when only U of them are distinct (``effective_data``); R_star says after how many
-    repetitions they are worth little. Without repetitions it is the law of Hoffmann et al. The paper lets the worth of
-    parameters fade, too, where a model is too large for its distinct data; that needs runs far beyond the optimal size,
-    and is left out here. Needs runs that differ in N and D, some of which saw their molecules several times.
+    D' is what D molecules are worth if only U of them are distinct (``effective_data``); R_star says after how many
+    repetitions they are worth little. Without repetitions this is the law of Hoffmann et al. In the paper, parameters
+    also lose worth if a model is too large for its distinct data. That needs runs far beyond the optimal size and is
+    left out here. Needs runs that differ in N and D, some of which saw their molecules several times.
     """
 
     name: ClassVar[str] = "repeated"
@@ -284,8 +284,9 @@ class Saturating(Law):
 class Kaplan(Law):
     """L(N, D) = [(N_c/N)^(α_N/α_D) + D_c/D]^α_D, from Kaplan et al., 2020 (arXiv 2001.08361), equation 1.5.
 
-    Infinite data leave (N_c/N)^α_N, an infinite model (D_c/D)^α_D; there is no floor. Not a sum of two prices: the two
-    limits, (N_c/N)^α_N and (D_c/D)^α_D, are joined with p = α_D. Needs runs that differ in both N and D.
+    With infinite data the loss is (N_c/N)^α_N, with an infinite model (D_c/D)^α_D; there is no floor. The two limits
+    are
+    not added but joined with p = α_D. Needs runs that differ in both N and D.
     """
 
     name: ClassVar[str] = "kaplan"
@@ -310,7 +311,7 @@ class Kaplan(Law):
 class UniMol2(Law):
     """L(M, S, C) = α_m·M^β_m + α_s·S^β_s + α_c·C^β_c with C = M·S, from Uni-Mol2 (arXiv 2406.14969), section 4.
 
-    M is in millions of parameters and S in optimiser steps at one batch size, so that "C" is not a count of FLOPs; the
+    M is in millions of parameters and S in optimiser steps at one batch size, so "C" is not a number of FLOPs; the
     column is called MS here to keep the two apart. The β are negative.
     """
 

@@ -1,8 +1,8 @@
-"""Computes the model size and the data that give the lowest loss for a compute budget, by a fitted law. No torch.
+"""Computes the model size and amount of data with the lowest loss for a compute budget, from a fitted law. No torch.
 
-C = k·N·D does not hold here: the pair track costs n² and n³, so FLOPs per molecule are a curve over N. The curve is
-taken from the runs (``columns_at``). The law is minimised numerically along D = C / (FLOPs per molecule of N), for the
-estimate and for every bootstrap draw.
+C = k·N·D does not hold here: the pair track costs n² and n³, so FLOPs per molecule are a nonlinear function of N, which
+is taken from the runs (``columns_at``). The law is minimised numerically along D = C / (FLOPs per molecule of N), for
+the estimate and for every bootstrap draw.
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ from unimol_scale.scaling.law.points import Points, columns_at, distinct
 REACH = 1e3  # an optimum is searched up to this factor beyond the sizes of the runs
 GRID = 600
 SLOPE_STEP = 10**0.5  # the exponent of the allocation is computed between C/√10 and C·√10
-MAX_OPEN = 0.05  # largest share of draws without an optimum for which an interval is given
+MAX_OPEN = 0.05  # largest fraction of draws without an optimum for which an interval is still given
 FAR = 10.0
-SLICES = 5  # of equal compute, spread evenly in log over the runs
-APART = 2.0  # slices closer than this factor would look like one
+SLICES = 5  # number of slices of equal compute, evenly spaced in log over the runs
+APART = 2.0  # slices closer than this factor would overlap in the picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +32,11 @@ class Optimum:
 
     Attributes:
         flops: the budget C.
-        parameters: N of the lowest loss, counted as in the points.
-        molecules: D for the budget at that N.
-        loss: predicted there.
-        exponent: a in N ∝ C^a near the budget; D grows as C^(1 − a) where FLOPs per molecule grow as N.
-        parameters_interval: of the bootstrap; None without one, or if too many draws have no optimum.
+        parameters: N with the lowest loss, counted as in the points.
+        molecules: D that the budget allows at that N.
+        loss: predicted loss there.
+        exponent: a in N ∝ C^a near the budget; D grows as C^(1 − a) if FLOPs per molecule grow as N.
+        parameters_interval: bootstrap interval; None without a bootstrap, or if too many draws have no optimum.
         molecules_interval: likewise.
         loss_interval: likewise; each draw has its own optimum.
         exponent_interval: likewise.
@@ -56,7 +56,7 @@ class Optimum:
 
 
 def compute_optimal(fit: Fit, points: Points, flops: float) -> Optimum:
-    """Return the N and D of the lowest predicted loss for a compute budget.
+    """Return the N and D with the lowest predicted loss for a compute budget.
 
     Args:
         fit: of a law in size and data.
@@ -74,10 +74,10 @@ def compute_optimal(fit: Fit, points: Points, flops: float) -> Optimum:
     parameters, molecules, loss, inside = (row[0] for row in _minimise(fit.law, estimate, points, budgets))
     if not inside.all():
         causes = why_out_of_reach(points.columns, flops) or [
-            f"at this budget the law's loss only falls toward one end ({_exponents(fit)})"
+            f"at this budget the law's loss falls all the way to one end ({_exponents(fit)})"
         ]
         raise RunError(
-            f"the budget of {flops:.3g} FLOPs has no compute-optimal size within a factor of {REACH:,.0f} of the runs' "
+            f"a budget of {flops:.3g} FLOPs has no compute-optimal size within a factor of {REACH:,.0f} of the runs' "
             f"sizes, by the law {fit.law.label}: {'; '.join(causes)}"
         )
     notes = _notes(fit.law, points, flops, float(parameters[1]), float(molecules[1]))
@@ -114,7 +114,7 @@ def weighs_size_against_data(law: Law) -> bool:
 
 
 def can_slice(law: Law, points: Points) -> bool:
-    """Return whether slices of equal compute can be taken: the law and the FLOPs of the runs allow it."""
+    """Return whether slices of equal compute can be computed, which depends on the law and the runs' FLOPs."""
     if "C" not in points.columns or not weighs_size_against_data(law):
         return False
     return all(int(distinct(points.columns[name]).max()) > 0 for name in ("N", "C"))
@@ -130,7 +130,7 @@ def slice_budgets(points: Points, optima: Sequence[Optimum]) -> FloatArray:
 
 
 def lowest_of_slice(fit: Fit, points: Points, flops: float) -> Optimum | None:
-    """Return the lowest point of a slice, without intervals; None if it lies out of reach of the runs."""
+    """Return the lowest point of a slice, without intervals; None if it is out of reach of the runs."""
     try:
         return compute_optimal(replace(fit, draws={}), points, flops)
     except RunError:
@@ -145,8 +145,8 @@ def _check_law(law: Law, points: Points) -> None:
         )
     if "C" not in points.columns:
         raise RunError(
-            "a compute budget needs the FLOPs of every run, which these runs do not say; for a table name its column "
-            "with --column C=HEADER, or have it computed (C=6ND, C=model@ATOMS)"
+            "a compute budget needs the FLOPs of every run, but these runs do not record them; for a table, name the "
+            "column with --column C=HEADER, or have it computed (C=6ND, C=model@ATOMS)"
         )
 
 
@@ -209,7 +209,7 @@ def _flops_per_molecule(points: Points, sizes: FloatArray) -> FloatArray:
 
 
 def _exponent(sizes: FloatArray) -> FloatArray:
-    """Return the slope of log N over log C between the outer two of three budgets, float [W]."""
+    """Return the slope of log N against log C between the outer two of three budgets, float [W]."""
     slope: FloatArray = np.log(sizes[:, 2] / sizes[:, 0]) / np.log(SLOPE_STEP**2)
     return slope
 
@@ -220,9 +220,9 @@ def _notes(law: Law, points: Points, flops: float, parameters: float, molecules:
         low, high = float(points.columns[name].min()), float(points.columns[name].max())
         if value > 1.01 * high:
             far = ", far beyond what they support" if value > FAR * high else ""
-            notes.append(f"the optimal {name} is {value / high:.3g} times the largest that was run{far}")
+            notes.append(f"the optimal {name} is {value / high:.3g} times the largest in the runs{far}")
         elif value < low / 1.01:
-            notes.append(f"the optimal {name} is {value / low:.3g} times the smallest that was run")
+            notes.append(f"the optimal {name} is {value / low:.3g} times the smallest in the runs")
     costliest = float(points.columns["C"].max())
     if flops > FAR * costliest:
         notes.append(f"the budget is {flops / costliest:.3g} times the C of the costliest run")
@@ -231,5 +231,5 @@ def _notes(law: Law, points: Points, flops: float, parameters: float, molecules:
             f"the optimal D is {molecules / points.distinct_data:.3g} epochs of {engineering(points.distinct_data)} "
             f"distinct {points.unit}s; --distinct sets their number"
         )
-    notes.append(f"FLOPs per {points.unit} are interpolated in N from the runs' own")
+    notes.append(f"FLOPs per {points.unit} are interpolated in N between the runs")
     return notes

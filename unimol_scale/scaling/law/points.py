@@ -34,13 +34,13 @@ class Points:
     Attributes:
         names: name of the run of each point, [n].
         runs: index of the run of each point, int [n].
-        families: index of what the bootstrap draws as a whole, int [n]: branches of one trunk share their first steps
-            and so their luck. None: every run is a family of its own.
+        families: index of the group that the bootstrap draws as a whole, int [n]: branches of one trunk share their
+            first steps, so their errors are not independent. None: every run is a group of its own.
         columns: see laws.py; always N and D; C, U, S, M and MS if all runs have them; positive float [n].
         loss: positive float [n].
-        weights: how much each point counts, positive, of mean 1, float [n]; None if all count the same.
+        weights: weight of each point, positive with mean 1, float [n]; None if all count the same.
         cautions: warnings for every fit to these points.
-        stock: distinct molecules at hand for what is predicted; None: as many as the points had at the most.
+        stock: distinct molecules available for predictions; None: the largest number that any point had.
         unit: what D counts.
     """
 
@@ -69,7 +69,7 @@ class Points:
         return self.runs if self.families is None else self.families
 
     def describe_families(self) -> str:
-        """Return how many there are, for people."""
+        """Return the number of groups that the bootstrap draws, as text."""
         count = len(np.unique(self.drawn_together))
         return f"{count} runs" if self.families is None else f"{count} trunks with their branches"
 
@@ -80,7 +80,7 @@ class Points:
 
     @property
     def distinct_data(self) -> float | None:
-        """U of what is predicted; None where the points do not say how many distinct molecules they had."""
+        """U for predictions; None if the points do not record how many distinct molecules they had."""
         if "U" not in self.columns:
             return None
         return float(self.columns["U"].max()) if self.stock is None else self.stock
@@ -90,7 +90,7 @@ class Points:
 
     @cached_property
     def flops_per_molecule(self) -> Callable[[FloatArray], FloatArray]:
-        """Function from N, float [m], to training FLOPs of a molecule, float [m]; for points with the column C."""
+        """Function from N, float [m], to training FLOPs per molecule, float [m]; for points with the column C."""
         return _curve_through(self.columns["N"], self.columns["C"] / self.columns["D"])
 
     def take(self, keep: np.ndarray) -> "Points":
@@ -109,7 +109,7 @@ class Points:
 
 
 def distinct(values: FloatArray) -> np.ndarray:
-    """Label the distinct values of a positive column from 0, ascending; values within 1 % of the lowest are one.
+    """Label the distinct values of a positive column from 0, ascending; values within 1 % of the lowest are equal.
 
     Returns:
         int [n].
@@ -132,18 +132,18 @@ def make_points(
     burn_in: float | None = None,
     burn_in_steps: int | None = None,
 ) -> Points:
-    """Make one point from each run, at its end, or many points along each run.
+    """Make one point per run, at its end, or many points along each run.
 
     Args:
         records: runs that can be compared.
         parameters: group of parameters that N counts.
         term: name of a loss term; None for the whole validation loss.
-        burn_in: all validations after this share of the molecules of a run are points, with C and S in proportion to
+        burn_in: use all validations after this fraction of a run's molecules as points, with C and S in proportion to
             the molecules.
-        burn_in_steps: the same, after this number of steps. Neither: the ends of the runs are points.
+        burn_in_steps: the same, after this number of steps. If neither is set, the ends of the runs are the points.
 
     Raises:
-        RunError: a loss or a column is missing, not positive or not finite; or a run is no longer than its burn-in.
+        RunError: a loss or a column is missing, not positive or not finite; or a run is not longer than its burn-in.
     """
     left_out = burn_in_of(burn_in, burn_in_steps)
     curves = [_curve(record, term, left_out) for record in records]
@@ -158,7 +158,7 @@ def make_points(
     distinct_data = [record.unique for record in records if record.unique is not None]
     if len(distinct_data) == len(records):
         columns["U"] = np.array(distinct_data)[owners]
-    # Steps of runs with different batch sizes do not compare; then there is no column S.
+    # Steps of runs with different batch sizes are not comparable; then there is no column S.
     if len(steps) == len(records) and len({record.global_batch_size for record in records}) == 1:
         columns["M"] = columns["N"] / 1e6
         columns["S"] = np.array(steps)[owners] * (d / totals)
@@ -168,7 +168,7 @@ def make_points(
         for owner, value in zip(owners.tolist(), values.tolist(), strict=True):
             if problem := _problem(value):
                 raise RunError(
-                    f"{records[owner].source}: {name} is {value}, {problem}; a law needs finite values above zero"
+                    f"{records[owner].source}: {name} is {value}, {problem}; a law needs finite positive values"
                 )
     return Points(
         names=tuple(records[owner].name for owner in owners.tolist()),
@@ -183,7 +183,7 @@ def make_points(
 
 
 def _families(records: Sequence[RunRecord]) -> np.ndarray:
-    """Return an index for each run, which a trunk and its branches share, int [runs]."""
+    """Return one index per run, int [runs], which a trunk and its branches share."""
     folders = [str(Path(record.trunk or record.source).resolve()) for record in records]
     return np.unique(folders, return_inverse=True)[1]
 
@@ -220,24 +220,24 @@ def _cautions(records: Sequence[RunRecord], burn_in: BurnIn | None) -> list[str]
         unknown = sum(record.decays is None for record in records)
         if falling:
             cautions.append(
-                f"points along runs: in {falling} of {len(records)} runs the learning rate decays, so that these "
-                "points lie above the loss of a run that ends there; the law describes trajectories, not finished runs"
+                f"points along runs: in {falling} of {len(records)} runs the learning rate decays, so these points "
+                "lie above the loss of a run that ends there; the law describes trajectories, not finished runs"
             )
         elif unknown:
             cautions.append(
-                f"points along runs: {unknown} of {len(records)} runs do not say whether their learning rate decays; "
-                "if it does, these points lie above the loss of a run that ends there"
+                f"points along runs: {unknown} of {len(records)} runs do not record whether their learning rate "
+                "decays; if it does, these points lie above the loss of a run that ends there"
             )
     skipped = [f"{record.name} ({record.skipped})" for record in records if record.skipped]
     if skipped:
         cautions.append(f"runs that skipped steps with a loss that was not finite: {', '.join(skipped)}")
     damaged = [f"{record.name} ({record.damaged_lines})" for record in records if record.damaged_lines]
     if damaged:
-        cautions.append(f"damaged lines of {METRICS_NAME} were left out, by run: {', '.join(damaged)}")
+        cautions.append(f"damaged lines of {METRICS_NAME} were ignored, by run: {', '.join(damaged)}")
     silent = [record.name for record in records if record.comparable and not record.curve]
     if burn_in is not None and silent:
         cautions.append(
-            f"runs without a validation in their {METRICS_NAME} count by their end alone: {', '.join(silent)}"
+            f"runs without a validation in their {METRICS_NAME} count only with their last loss: {', '.join(silent)}"
         )
     return cautions
 
@@ -247,15 +247,17 @@ def _parameters(record: RunRecord, group: ParameterGroup) -> float:
         return record.parameters
     names = PARAMETER_GROUPS[group]
     if any(name not in record.groups for name in names):
-        raise RunError(f"{record.source} does not say how many of its parameters are {group}; use --parameters total")
+        raise RunError(
+            f"{record.source} does not record how many of its parameters are {group}; use --parameters total"
+        )
     return float(sum(record.groups[name] for name in names))
 
 
 def columns_at(points: Points, parameters: FloatArray, molecules: FloatArray) -> Columns:
     """Return the columns of the points for other models and budgets.
 
-    FLOPs per molecule depend on the size only. They are interpolated between the sizes of the points in log-log,
-    monotonically and smoothly, and extrapolated with the slope at the end. Steps are of the batch size of the points.
+    FLOPs per molecule depend only on the size. They are interpolated between the sizes of the points in log-log,
+    monotonically and smoothly, and extrapolated with the slope at the end. Steps assume the points' batch size.
 
     Args:
         points: of the runs.
@@ -278,7 +280,7 @@ def columns_at(points: Points, parameters: FloatArray, molecules: FloatArray) ->
 def _curve_through(x: FloatArray, y: FloatArray) -> Callable[[FloatArray], FloatArray]:
     """Return a curve through the mean of every distinct x, smooth in log-log, and straight beyond the ends.
 
-    The slope is continuous at the ends: with a corner there, too many compute-optimal sizes would be the largest one.
+    The slope is continuous at the ends; with a corner there, too many compute-optimal sizes would be the largest one.
     """
     labels = distinct(x)
     count = int(labels.max()) + 1

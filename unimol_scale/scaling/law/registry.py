@@ -1,4 +1,4 @@
-"""The list of laws: name → where its class is, and what a class must be to be one. Imports NumPy when one is made."""
+"""The registry of laws: name → class, with checks of users' own laws. Imports NumPy when a law is created."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,9 +19,9 @@ class LawEntry:
     """One functional form.
 
     Attributes:
-        name: that the user gives.
-        one_variable: whether it is a law in one variable, which is then to be chosen.
-        make: (the variable of a law in one) → the law; other laws ignore it.
+        name: name used by the user.
+        one_variable: whether it is a law in one variable, which then has to be chosen.
+        make: (variable of a one-variable law) → the law; other laws ignore the variable.
     """
 
     name: str
@@ -36,14 +36,14 @@ def _adopt(found: Any, name: str) -> LawEntry:  # noqa: ANN401
         raise ConfigError(f"it must be a class derived from {_BASE}.Law, not {found!r}")
     missing = sorted(found.__abstractmethods__) + [key for key in ("name", "source") if not hasattr(found, key)]
     if missing:
-        raise ConfigError(f"it is derived from {_BASE}.Law and lacks {', '.join(missing)}")
+        raise ConfigError(f"it is derived from {_BASE}.Law but lacks {', '.join(missing)}")
     if callable(getattr(found, "terms", None)) or callable(getattr(found, "formula", None)):
         raise ConfigError("its formula and terms must be properties: write @property above them")
     kind: Callable[..., Law] = found
     one_variable = "variable" in {field.name for field in dataclasses.fields(found)}
 
     if not accepts(found, *(["N"] if one_variable else [])):
-        raise ConfigError("it is made without arguments, or with variable alone, and has others without a default")
+        raise ConfigError("it must take no arguments, or only variable, but has others without a default")
 
     def make(variable: "Variable") -> Law:
         return kind(variable=variable) if one_variable else kind()
@@ -53,7 +53,7 @@ def _adopt(found: Any, name: str) -> LawEntry:  # noqa: ANN401
 
 
 def _check(law: "Law") -> None:
-    """Find out whether the solver can fit a law: whether its terms are what ``Law`` says they are.
+    """Check that the solver can fit a law: that its terms are as ``Law`` requires.
 
     Raises:
         ConfigError: they are not.
@@ -61,7 +61,7 @@ def _check(law: "Law") -> None:
     from unimol_scale.scaling.law.laws import Law, Term
 
     if type(law).predict is not Law.predict:
-        raise ConfigError("it has a predict of its own, which the fit would not know: its terms alone are the law")
+        raise ConfigError("it must not override predict: the fit uses only its terms")
     terms = law.terms
     if not isinstance(terms, (tuple, list)) or not terms or not all(isinstance(term, Term) for term in terms):
         raise ConfigError(f"its terms must be a tuple of {_BASE}.Term, not {terms!r}")
@@ -72,12 +72,12 @@ def _check(law: "Law") -> None:
             raise ConfigError(f"{term} is in {term.variable!r}; the columns of runs are {', '.join(COLUMNS)}")
     names = law.parameters
     if len(set(names)) < len(names) or sum(term.variable is None for term in terms) > 1:
-        raise ConfigError(f"every parameter needs its own name, and one term at most is constant; it has {names}")
+        raise ConfigError(f"every parameter needs its own name, and at most one term may be constant; it has {names}")
     if not law.variables:
-        raise ConfigError("none of its terms has a variable, so that it says the same of every run")
+        raise ConfigError("none of its terms has a variable, so it would predict the same for every run")
     fading = [term for term in terms if term.fades is not None]
     if len(fading) > 1 or any(term.variable != "D" for term in fading):
-        raise ConfigError(f"fades belongs to one term at most, which is in D; it has {fading}")
+        raise ConfigError(f"fades may be set on at most one term, which must be in D; it has {fading}")
     if law.outer is not None and law.outer not in [term.exponent for term in terms]:
         raise ConfigError(f"outer must be the name of one of its exponents, not {law.outer!r}")
 

@@ -1,14 +1,16 @@
 """Robust regression of the log loss on a sum of powers, for many weightings of the points at once. Imports NumPy only.
 
-For a weighting w the solver minimises Σ_i w_i · huber(log prediction_i − log loss_i), the *sum* of the Huber losses of
-Hoffmann et al. 2022; with their mean, the usual stopping criteria end before the minimum. If the noise is larger than
-the quadratic range, this loss is flat between two seeds of one size, and any curve between them would be a minimum. A
-small least-squares term (TIE_BREAK) makes the minimum unique. The unknowns are the exponents, and the log of each
-coefficient at the geometric centre of the data, which keeps coefficients positive and all unknowns of a similar
-magnitude. A bootstrap is one call with a row of weights for each draw.
+For weights w the solver minimises Σ_i w_i · huber(log prediction_i − log loss_i), the *sum* of the Huber losses of
+Hoffmann et al. 2022; with their mean, the usual stopping criteria would end before the minimum. If the noise is larger
+than the quadratic range, this loss is flat between two seeds of one size, and any curve between them would be a
+minimum;
+a small least-squares term (TIE_BREAK) makes the minimum unique. The unknowns are the exponents, and the log of each
+coefficient at the geometric centre of the data, which keeps coefficients positive and all unknowns of similar
+magnitude.
+A bootstrap is one call with a row of weights per draw.
 
 log prediction = p · log Σ_k exp(log T_k / p) with power terms T_k: p is 1 for a sum, or one of the exponents (laws.py).
-Where repeated data count less, the variable of one term depends on one more unknown, log R*.
+If repeated data count less, the variable of one term depends on one more unknown, log R*.
 """
 
 import itertools
@@ -20,21 +22,22 @@ from unimol_scale.scaling.law.laws import Columns, FloatArray, Law, effective_da
 
 # Shapes: W weightings, n points, K terms, J exponents, P = K + J unknowns (log coefficients, exponents), or K + J + 1.
 
-NEGLIGIBLE = 1e-6  # a term below this share of the smallest loss, at the centre of the data, counts as absent
+NEGLIGIBLE = 1e-6  # a term below this fraction of the smallest loss, at the centre of the data, counts as absent
 TIE_BREAK = 1e-4  # weight of r²/2 relative to the Huber loss
 SCALED_IDENTITY = 0.1
 DAMPING_FLOOR, DAMPING_CEILING = 1e-10, 1e12
-# R* is searched from this share of the fewest repetitions, which are then worth nothing, to this multiple of the most,
-# which are then worth as much as new data.
+# R* is searched from this fraction of the fewest repetitions, where they are worth nothing, to this multiple of the
+# most,
+# where they are worth as much as new data.
 FEWEST, MOST = 0.05, 50.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Repetition:
-    """What a term of effective data needs beside its unknowns.
+    """The data that a term with effective data needs besides its unknowns.
 
     Attributes:
-        term: its index.
+        term: index of the term.
         data: D, float [n].
         distinct: U, float [n].
     """
@@ -44,7 +47,7 @@ class Repetition:
     distinct: FloatArray
 
     def log_effective(self, log_fades: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return log D' and its derivative by log R*, float [W, n] both, for log R*, float [W]."""
+        """Return log D' and its derivative with respect to log R*, both float [W, n], for log R*, float [W]."""
         fades = np.exp(log_fades)[:, None]
         effective = effective_data(self.data, self.distinct, fades)
         repetitions = np.maximum(self.data / self.distinct - 1.0, 0.0)
@@ -58,8 +61,8 @@ class RegressionProblem:
     """The points of one fit, in the coordinates of the solver.
 
     Attributes:
-        log_x: log of every term's variable minus its mean over the points, float [K, n]; 0 for a constant; see
-            ``repetition``.
+        log_x: log of every term's variable minus its mean over the points, float [K, n]; 0 for a constant, and for the
+            term of ``repetition``.
         centre: that mean, float [K].
         term_of_exponent: index of the term of each exponent, int [J].
         outer: index of the exponent that is p; None for p = 1.
@@ -67,7 +70,7 @@ class RegressionProblem:
         lower: lower bounds of the unknowns, float [P].
         upper: upper bounds of the unknowns, float [P].
         huber_delta: residual beyond which the penalty is linear, in log units.
-        repetition: of the term whose variable is D' instead, by the last unknown; None without one.
+        repetition: for the term whose variable is D', which depends on the last unknown; None without one.
     """
 
     log_x: FloatArray
@@ -120,10 +123,10 @@ def make_problem(
     """Convert points into the coordinates of the solver.
 
     Args:
-        law: to be fitted.
+        law: the law to fit.
         columns: column name → positive float [n].
         loss: positive float [n].
-        huber_delta: in log units.
+        huber_delta: residual beyond which the penalty is linear, in log units.
         exponent_bounds: smallest and largest magnitude of an exponent.
     """
     rows, centre, owners, exponents = [], [], [], []
@@ -154,7 +157,7 @@ def make_problem(
 
 
 def _repetition(law: Law, columns: Columns) -> tuple[Repetition | None, list[tuple[float, float]]]:
-    """Return the repetition of a law, and the bounds of log R*; None and [] where its data do not fade."""
+    """Return the repetition of a law and the bounds of log R*; None and [] if repeated data count as new."""
     for index, term in enumerate(law.terms):
         if term.fades is not None:
             data, distinct = columns["D"], columns["U"]
@@ -175,7 +178,7 @@ def log_terms(problem: RegressionProblem, theta: FloatArray) -> FloatArray:
 
 
 def _variables(problem: RegressionProblem, theta: FloatArray) -> tuple[FloatArray, FloatArray | None]:
-    """Return the log variable of every term, float [W or 1, K, n], and the derivative of log D' by log R* [W, n]."""
+    """Return the log variable of every term, float [W or 1, K, n], and the derivative of log D' by log R*, [W, n]."""
     if problem.repetition is None:
         return problem.log_x[None], None
     log_x = np.repeat(problem.log_x[None], len(theta), axis=0)
@@ -220,8 +223,8 @@ def huber_sum(problem: RegressionProblem, residual: FloatArray, weights: FloatAr
 def grid_starts(problem: RegressionProblem, weight: FloatArray, num_cells: int, num_starts: int) -> FloatArray:
     """Return starting points from a grid over the exponents; the coefficients of each cell are solved exactly.
 
-    The range of the grid depends on the data. With the smallest exponent a term changes by a tenth over the points,
-    almost like a constant; with the largest one it falls by e^−8, and acts on the smallest point only. Cells next to a
+    The range of the grid depends on the data. With the smallest exponent a term changes by a tenth over the points, so
+    it is almost a constant; with the largest one it falls by e^−8 and affects only the smallest point. Cells next to a
     better one are skipped, so that the starts lie in different valleys.
 
     Returns:
@@ -240,12 +243,13 @@ def grid_starts(problem: RegressionProblem, weight: FloatArray, num_cells: int, 
     cells = np.array(list(itertools.product(range(grid_points), repeat=len(axes))))
     exponents = np.stack([axis[cells[:, slot]] for slot, axis in enumerate(axes)], axis=1)
     theta = np.concatenate([np.zeros((len(cells), problem.num_terms)), exponents], axis=1)
-    # The law is linear in the powers 1/p of the terms. Each is divided by its largest value, or small p would overflow.
+    # The law is linear in the powers 1/p of the terms. Each is divided by its largest value so that small p cannot
+    # overflow.
     power = problem.powers(theta)
     logs = (log_terms(problem, theta) - problem.log_loss) / power
     peak = logs.max(axis=2, keepdims=True)
     coefficients = nonnegative_least_squares(np.exp(logs - peak))
-    # A term with coefficient 0 starts with a small one instead, or it would stay 0.
+    # A term whose coefficient is 0 starts with a small one instead, because it would otherwise stay 0.
     log_coefficients = (np.log(np.maximum(coefficients, 1e-300)) - peak[:, :, 0]) * power[:, :, 0]
     theta[:, : problem.num_terms] = np.maximum(log_coefficients, np.log(1e-2) + problem.log_loss.min())
     theta = np.clip(theta, problem.lower, problem.upper)
@@ -264,8 +268,8 @@ def grid_starts(problem: RegressionProblem, weight: FloatArray, num_cells: int, 
 def nonnegative_least_squares(basis: FloatArray) -> FloatArray:
     """Solve min ‖Σ_k c_k·basis_k − 1‖² with c ≥ 0 exactly, for many bases at once.
 
-    As there are only a few terms, all subsets of them are solved without the constraint, and the best solution without
-    negative coefficients is taken.
+    Since there are only a few terms, the unconstrained problem is solved for every subset of them, and the best
+    solution without negative coefficients is taken.
 
     Args:
         basis: float [G, K, n].
@@ -297,16 +301,17 @@ def minimise(
 ) -> Solution:
     """Minimise the summed Huber loss from given starts, by a damped Newton method with bounds.
 
-    The Newton matrix has only the points in the quadratic range. The damping adds the matrix of iteratively reweighted
-    least squares, with which a step always descends, until the step is accepted. A part of its diagonal is added, too:
+    The Newton matrix contains only the points in the quadratic range. Damping adds the matrix of iteratively reweighted
+    least squares, with which a step always descends, until the step is accepted. A part of its diagonal is added too:
     if two terms are almost equal, the matrix alone does not limit steps in which they compensate each other.
 
     Args:
         problem: the points.
         start: float [W, P].
         weights: how much each point counts, float [W, n].
-        tolerance: of the projected gradient, relative to Σ w · delta, the largest gradient that residuals can cause.
-        max_iterations: after which a fit counts as not converged.
+        tolerance: tolerance of the projected gradient, relative to Σ w · delta, the largest gradient that residuals can
+            cause.
+        max_iterations: iterations after which a fit counts as not converged.
     """
     theta = np.clip(start, problem.lower, problem.upper)
     scale = problem.huber_delta * weights.sum(axis=1)

@@ -1,1 +1,1 @@
-"""The best learning rate of every size, budget and batch size, and the law of it."""
+"""The best learning rate for every size, budget and batch size, and a law for it."""

@@ -1,7 +1,7 @@
 """The law of the best learning rate, log lr* = a + b·log N + c·log D + d·log batch. Imports no torch.
 
-It is a linear regression of the log of the best rates of sweeps. Its intervals are of the bootstrap-t: residuals are
-drawn anew, each draw is divided by its own standard error, and so the few sweeps that there are count as few.
+It is a linear regression of the log of the sweeps' best rates. Its intervals come from a bootstrap-t: residuals are
+resampled, and each draw is divided by its own standard error, which accounts for the small number of sweeps.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,8 @@ from unimol_scale.scaling.rates.sweeps import Minimum, minima_of, sweeps_of
 from unimol_scale.scaling.runs.run_records import RunRecord
 
 EXPONENTS = {"N": "b", "D": "c", "batch": "d"}
-COLLINEAR = 0.99  # above this multiple correlation the effect of a variable cannot be told from that of others
-SPREAD = 1.2  # largest over smallest value from which on a variable counts as varied
+COLLINEAR = 0.99  # above this multiple correlation a variable's effect cannot be separated from that of others
+SPREAD = 1.2  # ratio of largest to smallest value from which a variable counts as varied
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +45,12 @@ class RateFitConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RateLaw:
-    """The law, lr* = exp(a) · N^b · D^c · batch^d, of the variables that varied.
+    """The law lr* = exp(a) · N^b · D^c · batch^d, with the variables that varied.
 
     Attributes:
-        coefficients: "a", and "b" of N, "c" of D, "d" of batch where they varied → estimate.
-        intervals: name → interval; None where the sweeps are too few for one.
-        ranges: "N", "D", and "batch" if it is known → smallest and largest value of the sweeps.
+        coefficients: "a", and "b" of N, "c" of D, "d" of batch if they varied → estimate.
+        intervals: name → interval; None if there are too few sweeps.
+        ranges: "N", "D", and "batch" if known → smallest and largest value of the sweeps.
         parameters_counted: which parameters N counts.
     """
 
@@ -66,25 +66,25 @@ class RateLaw:
         return " + ".join(["log lr* = a", *terms])
 
     def rate(self, parameters: float, molecules: float, batch: float | None) -> float:
-        """Return the best learning rate."""
+        """Return the best learning rate for a run."""
         values = {"N": parameters, "D": molecules, "batch": batch}
         total = self.coefficients["a"]
         for variable, name in EXPONENTS.items():
             if name in self.coefficients:
                 value = values[variable]
                 if not value:
-                    raise RunError(f"the law of the learning rate needs {variable}, which is not known here")
+                    raise RunError(f"the law of the learning rate needs {variable}, which is unknown here")
                 total += self.coefficients[name] * float(np.log(value))
         return float(np.exp(total))
 
     def beyond(self, parameters: float, molecules: float, batch: float | None) -> list[str]:
-        """Return how far a rate would be extrapolated, a phrase for each variable."""
+        """Return how far the law is extrapolated, one phrase per variable; [] if it is not."""
         notes = []
         for variable, value in (("N", parameters), ("D", molecules), ("batch", batch)):
             if variable not in self.ranges or value is None:
                 continue
             low, high = self.ranges[variable]
-            fitted = "" if EXPONENTS[variable] in self.coefficients else ", by which the law does not change the rate"
+            fitted = "" if EXPONENTS[variable] in self.coefficients else ", which the law does not depend on"
             if value > 1.01 * high:
                 notes.append(f"{variable} is {value / high:.3g} times the largest of the sweeps{fitted}")
             elif value < low / 1.01:
@@ -94,19 +94,20 @@ class RateLaw:
 
 @dataclass(frozen=True, kw_only=True)
 class RateAnalysis:
-    """A fitted law and what it rests on.
+    """A fitted law and what it is based on.
 
     Attributes:
         config: settings.
         records: the runs.
         notes: runs left out, and why.
-        minima: one for each sweep, those without a minimum among them.
-        law: of the best rates.
+        minima: one per sweep, including sweeps without a minimum.
+        law: law of the best rates.
         residuals: log best rate − log law, of the sweeps with a minimum, float [m].
-        left_out_error: mean |law / best rate − 1| over sweeps that were left out one at a time; None for too few.
-        design: of the regression, float [m, p]; see ``interval_at``.
+        left_out_error: mean |law / best rate − 1| over sweeps that were left out one at a time; None if there are too
+            few.
+        design: design matrix of the regression, float [m, p]; see ``interval_at``.
         studentised: bootstrap draws of (estimate − truth), float [draws, p], and of the scale of each, float [draws].
-        warnings: that a reader of the numbers must know.
+        warnings: warnings that every reader of the numbers must see.
     """
 
     config: RateFitConfig
@@ -121,7 +122,7 @@ class RateAnalysis:
     warnings: tuple[str, ...]
 
     def interval_at(self, parameters: FloatArray, molecules: FloatArray, batch: FloatArray) -> FloatArray | None:
-        """Return the interval of the law at m points, float [m, 2]; None without one."""
+        """Return the interval of the law at m points, float [m, 2]; None if there is none."""
         columns = {"N": parameters, "D": molecules, "batch": batch}
         names = [variable for variable, name in EXPONENTS.items() if name in self.law.coefficients]
         rows = np.stack([np.ones(len(parameters)), *(np.log(columns[name]) for name in names)], axis=1)
@@ -133,18 +134,18 @@ def fit_rates(records: Sequence[RunRecord], notes: Sequence[str], config: RateFi
     """Find the best rate of every sweep, and fit the law to them.
 
     Args:
-        records: runs that can be compared but for their learning rates and batch sizes.
+        records: runs that are comparable except for their learning rates and batch sizes.
         notes: runs left out, for the report.
         config: settings.
 
     Raises:
-        RunError: the runs are no sweeps, or too few of these have a minimum.
+        RunError: the runs are not sweeps, or too few sweeps have a minimum.
     """
     minima = minima_of(sweeps_of(records, config.parameters))
     usable = [one for one in minima if one.rate is not None]
     warnings = [f"{one.sweep.label}: {one.obstacle}" for one in minima if one.obstacle is not None]
     if not usable:
-        raise RunError(f"no sweep has a minimum, so that there is no best rate: {'; '.join(warnings)}")
+        raise RunError(f"no sweep has a minimum, so there is no best rate: {'; '.join(warnings)}")
     columns = {
         "N": np.array([one.sweep.parameters for one in usable]),
         "D": np.array([one.sweep.molecules for one in usable]),
@@ -186,19 +187,19 @@ def fit_rates(records: Sequence[RunRecord], notes: Sequence[str], config: RateFi
 
 
 def _variables(columns: Mapping[str, FloatArray]) -> tuple[list[str], list[str]]:
-    """Return the variables whose effect the sweeps determine, and why not that of the others."""
+    """Return the variables whose effects the sweeps determine, and why the others are not determined."""
     chosen: list[str] = []
     why = []
     for name in EXPONENTS:
         values = columns[name]
         if not values.all():
-            why.append(f"the runs do not all say their {name} size, so that its effect is not fitted")
+            why.append(f"not all runs record their {name} size, so its effect is not fitted")
             continue
         if values.max() < SPREAD * values.min():
-            why.append(f"{name} is {values[0]:.4g} in every sweep, so that its effect is not fitted")
+            why.append(f"{name} is {values[0]:.4g} in every sweep, so its effect is not fitted")
             continue
         if len(values) < len(chosen) + 2:
-            why.append(f"{len(values)} sweeps with a minimum are too few to fit the effect of {name}, too")
+            why.append(f"{len(values)} sweeps with a minimum are too few to fit the effect of {name} as well")
             continue
         basis = np.stack([np.ones(len(values)), *(np.log(columns[one]) for one in chosen)], axis=1)
         logs: FloatArray = np.log(values)
@@ -206,8 +207,8 @@ def _variables(columns: Mapping[str, FloatArray]) -> tuple[list[str], list[str]]
         if 1 - float((rest**2).sum() / ((logs - logs.mean()) ** 2).sum()) > COLLINEAR**2:
             with_it = " and ".join(chosen)
             why.append(
-                f"{name} rises and falls with {with_it} in these sweeps, so that their effects cannot be told apart: "
-                f"the exponent of {with_it} is that of both together"
+                f"{name} changes together with {with_it} in these sweeps, so their effects cannot be separated: the "
+                f"exponent of {with_it} is that of both together"
             )
             continue
         chosen.append(name)
@@ -229,7 +230,7 @@ def _bootstrap(
     if config.bootstrap == 0 or count < width + 2:
         return None
     hat = design @ np.linalg.pinv(design)
-    # A residual is smaller than the error by its leverage.
+    # Residuals are smaller than the errors, by a factor that depends on the leverage.
     pool = residuals / np.sqrt(np.maximum(1 - np.diag(hat), 1e-6))
     pool = pool - pool.mean()
     rng = np.random.default_rng(config.seed)

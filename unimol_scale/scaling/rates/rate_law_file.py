@@ -1,4 +1,4 @@
-"""The file of a rate law, law.json: what it holds, and how a ladder reads it. Imports no torch."""
+"""The file of a rate law, law.json: its content, and how a ladder reads it. Imports no torch."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,20 +12,20 @@ from unimol_scale.scaling.rates.rate_law import EXPONENTS, RateAnalysis, RateLaw
 KIND = "learning-rate"
 SCHEMA_VERSION = 1
 SCHEMA: dict[str, str] = {
-    "schema_version": "of this file",
-    "schema": "this table: key → what it holds",
+    "schema_version": "version of this file",
+    "schema": "this table: key → meaning",
     "kind": f"{KIND}: a law of the best learning rate, not of the loss",
     "formula": "the law; logarithms are natural",
-    "coefficients": "a, and b of N, c of D, d of batch where they varied",
-    "intervals": "of them: name → [low, high]; null where the sweeps are too few",
-    "confidence": "of the intervals",
+    "coefficients": "a, and b of N, c of D, d of batch if they varied",
+    "intervals": "intervals of the coefficients: name → [low, high]; null if there are too few sweeps",
+    "confidence": "level of the intervals",
     "ranges": "smallest and largest N, D and batch of the sweeps with a minimum",
     "parameters_counted": "which parameters N counts",
-    "left_out_error": "mean |law / best rate − 1| over sweeps left out one at a time; null for too few",
+    "left_out_error": "mean |law / best rate − 1| over sweeps left out one at a time; null if there are too few",
     "sweeps": "every sweep: N, D, batch, size, its runs (name, rate, loss, used by the parabola), best_rate and loss "
     "of its minimum, standard_error of log best_rate, by_law, obstacle to a minimum",
-    "checklist": "how the law was made: what the checklist of (Mis)Fitting (arXiv 2502.18969) asks for",
-    "warnings": "that a reader must know",
+    "checklist": "how the law was made: answers to the checklist of (Mis)Fitting (arXiv 2502.18969)",
+    "warnings": "warnings that every reader must see",
     "left_out": "runs that were not used, and why",
 }
 
@@ -77,7 +77,7 @@ def read_rate_law(path: Path) -> RateLaw:
     """Return the law in a file.
 
     Raises:
-        ConfigError: it is missing, or holds no law of the learning rate.
+        ConfigError: the file is missing, or contains no law of the learning rate.
     """
     advice = "`unimol-scale fit-scaling-law RUNS --rates` writes one"
     try:

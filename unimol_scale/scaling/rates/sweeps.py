@@ -1,4 +1,4 @@
-"""Sweeps over the learning rate: runs alike but for it, and the rate of the lowest loss in each. Imports no torch."""
+"""Sweeps over the learning rate: runs that are otherwise alike, and the best rate of each sweep. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from unimol_scale.scaling.law.laws import FloatArray
 from unimol_scale.scaling.law.points import PARAMETER_GROUPS, ParameterGroup, distinct, make_points
 from unimol_scale.scaling.runs.run_records import RunRecord
 
-NEAR = 0.1  # runs with a log loss up to so much above the lowest one of their sweep shape its parabola
+NEAR = 0.1  # runs with a log loss within this of the sweep's lowest one determine its parabola
 FEWEST_RATES = 3
 
 
@@ -22,10 +22,10 @@ class Sweep:
     Attributes:
         parameters: N.
         molecules: D.
-        batch: molecules of a step; None where the runs do not say.
-        rate: learning rate at its peak, float [k].
+        batch: molecules per step; None if the runs do not record it.
+        rate: peak learning rate, float [k].
         loss: validation loss, float [k].
-        names: of the runs, [k].
+        names: names of the runs, [k].
         size: name of the preset; None if unknown.
     """
 
@@ -39,7 +39,7 @@ class Sweep:
 
     @property
     def label(self) -> str:
-        """What it is of, in words."""
+        """What it is of, as text: size, data and batch size."""
         batch = "" if self.batch is None else f", batch {self.batch:,}"
         return f"N = {engineering(self.parameters)}, D = {engineering(self.molecules)}{batch}"
 
@@ -49,14 +49,15 @@ class Minimum:
     """The best learning rate of a sweep.
 
     Attributes:
-        sweep: it is of.
-        rate: of the lowest loss by the parabola; None where there is no minimum (``obstacle``).
-        loss: of the parabola there.
+        sweep: the sweep.
+        rate: rate with the lowest loss, from the parabola; None if there is no minimum (``obstacle``).
+        loss: loss of the parabola there.
         curvature: c of log loss = c/2 · (log rate − log best)² + const.
-        standard_error: of log rate, from the scatter about the parabolas of all sweeps; NaN without any.
-        used: which runs shaped the parabola, bool [k].
+        standard_error: of the log rate, from the scatter around the parabolas of all sweeps; NaN if there is no
+            scatter.
+        used: which runs determine the parabola, bool [k].
         obstacle: why the runs do not determine the best rate.
-        coefficients: of log loss in log rate, square first; empty without a parabola.
+        coefficients: coefficients of log loss in log rate, quadratic first; empty without a parabola.
     """
 
     sweep: Sweep
@@ -77,13 +78,13 @@ def sweeps_of(records: Sequence[RunRecord], parameters: ParameterGroup = "total"
         parameters: which parameters N counts.
 
     Raises:
-        RunError: a run does not say its learning rate, or none was run at several of them.
+        RunError: a run does not record its learning rate, or no sweep has several rates.
     """
     assert parameters in PARAMETER_GROUPS
     silent = [record for record in records if record.learning_rate is None]
     if silent:
         raise RunError(
-            f"{silent[0].source} does not say its learning rate; a run has it in its config.yaml, a table in its "
+            f"{silent[0].source} does not record its learning rate; a run has it in its config.yaml, a table in the "
             "column lr (--column lr=HEADER)"
         )
     points = make_points(records, parameters)
@@ -110,7 +111,7 @@ def sweeps_of(records: Sequence[RunRecord], parameters: ParameterGroup = "total"
         )
     if all(len(np.unique(sweep.rate)) == 1 for sweep in found):
         raise RunError(
-            "no two of these runs differ in the learning rate alone: a sweep is several runs of one size, budget and "
+            "no two of these runs differ only in the learning rate: a sweep is several runs of one size, budget and "
             "batch size; `unimol-scale fit-scaling-law` without --rates fits the loss"
         )
     return found
@@ -136,7 +137,7 @@ def _logs(one: Minimum) -> tuple[FloatArray, FloatArray]:
 def _minimum(sweep: Sweep) -> Minimum:
     rates, inverse = np.unique(sweep.rate, return_inverse=True)
     if len(rates) < FEWEST_RATES:
-        return Minimum(sweep=sweep, obstacle=f"{len(rates)} learning rates; {FEWEST_RATES} are needed")
+        return Minimum(sweep=sweep, obstacle=f"it has {len(rates)} learning rates; {FEWEST_RATES} are needed")
     log_loss = np.log(sweep.loss)
     mean = np.array([log_loss[inverse == place].mean() for place in range(len(rates))])
     lowest = int(np.argmin(mean))
@@ -147,7 +148,7 @@ def _minimum(sweep: Sweep) -> Minimum:
             obstacle=f"the loss is lowest at the {which} rate, {rates[lowest]:.3g}, the edge of the sweep: add {way} "
             "ones",
         )
-    # The neighbours of the lowest rate always count; further runs only near it, where a parabola holds.
+    # The lowest rate's neighbours always count; other runs only near it, where a parabola is a good fit.
     near = (np.abs(np.arange(len(rates)) - lowest) <= 1) | (mean <= mean[lowest] + NEAR)
     below, above = lowest, lowest
     while below > 0 and near[below - 1]:
@@ -161,7 +162,7 @@ def _minimum(sweep: Sweep) -> Minimum:
     if not np.log(rates[below]) < best < np.log(rates[above]):
         return Minimum(
             sweep=sweep,
-            obstacle="the loss has no minimum within the sweep: it is flat, or scatters more than it bends; add rates "
+            obstacle="the loss has no minimum within the sweep: it is flat, or noise exceeds its curvature; add rates "
             "or seeds",
         )
     return Minimum(
@@ -175,13 +176,13 @@ def _minimum(sweep: Sweep) -> Minimum:
 
 
 def _with_error(one: Minimum, scatter: float) -> Minimum:
-    """Return the minimum with its standard error, by the delta method."""
+    """Return the minimum with its standard error from the delta method."""
     if one.rate is None:
         return one
     log_rate, _ = _logs(one)
     centred = log_rate - np.log(one.rate)
     design = np.stack([centred**2, centred, np.ones(len(centred))], axis=1)
     covariance = np.linalg.inv(design.T @ design) * scatter**2
-    # About the minimum the slope is 0, and moves it by −slope / curvature.
+    # At the minimum the slope is 0; an error of the slope shifts the minimum by −slope / curvature.
     error = float(np.sqrt(covariance[1, 1]) / one.curvature) if one.curvature else float("nan")
     return Minimum(**{**vars(one), "standard_error": error})

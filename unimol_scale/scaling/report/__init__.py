@@ -1,1 +1,1 @@
-"""What a fit reports: sentences, tables, law.json and pictures."""
+"""The report of a fit: sentences, tables, law.json and pictures."""

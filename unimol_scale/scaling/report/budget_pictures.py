@@ -37,7 +37,7 @@ OPTIMUM_COLOUR = "#d95f02"
 
 
 def isoflop_figure(analysis: Analysis) -> Figure:
-    """Draw the predicted loss against N at constant compute, its minima, and the runs coloured by compute."""
+    """Draw the predicted loss against N at constant compute, the minima, and the runs coloured by compute."""
     figure = Figure(figsize=(8.4, 4.8), layout="constrained")
     axes = figure.subplots()
     points, fit = analysis.points, analysis.fit
@@ -68,16 +68,16 @@ def isoflop_figure(analysis: Analysis) -> Figure:
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: powers(value)))
     handles = [
         Line2D([], [], linestyle="", marker="o", color="#555555", markersize=5, label="run, colour: its compute"),
-        Line2D([], [], color="#555555", label="law at one compute"),
+        Line2D([], [], color="#555555", label="law at constant compute"),
         Line2D([], [], color=OPTIMUM_COLOUR, linestyle="--", marker="X", label="lowest point of the law"),
     ]
     axes.legend(handles=handles, fontsize=8, frameon=False, loc="best")
-    axes.set_title("Slices of equal compute (the law's, not parabolas through the runs)", fontsize=10)
+    axes.set_title("Slices of equal compute (curves of the law, not parabolas through the runs)", fontsize=10)
     return figure
 
 
 def allocation_figure(analysis: Analysis) -> Figure:
-    """Draw the compute-optimal N and D against the budget, with intervals, the runs, and the budgets asked for."""
+    """Draw the compute-optimal N and D against the budget, with intervals, the runs, and the requested budgets."""
     figure = Figure(figsize=(9.6, 4.4), layout="constrained")
     points = analysis.points
     wanted = [optimum.flops for optimum in analysis.optima]
@@ -95,11 +95,11 @@ def allocation_figure(analysis: Analysis) -> Figure:
         log_y(axes, name, points.unit)
     handles = [
         Line2D([], [], color=OPTIMUM_COLOUR, label="optimum of the law"),
-        Line2D([], [], color=OPTIMUM_COLOUR, marker="X", linestyle="", markersize=8, label="budget asked for"),
+        Line2D([], [], color=OPTIMUM_COLOUR, marker="X", linestyle="", markersize=8, label="requested budget"),
         Line2D([], [], color=FITTED_COLOUR, marker="o", linestyle="", markersize=5, label="run"),
     ]
     band = any(one.parameters_interval is not None for one in found)
-    title = f"band: {analysis.fit.confidence:.0%} interval" if band else "without an interval"
+    title = f"band: {analysis.fit.confidence:.0%} interval" if band else "no interval"
     figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=8, frameon=False, title=title,
                   title_fontsize=8)  # fmt: skip
     return figure
@@ -125,7 +125,7 @@ def _draw_allocation(axes: Any, analysis: Analysis, found: list[Optimum], name: 
             axes.plot([optimum.flops] * 2, ends, color=OPTIMUM_COLOUR, linewidth=1.2)
         axes.plot([optimum.flops], [value(optimum)], marker="X", markersize=9, color=OPTIMUM_COLOUR, linestyle="")
         text = f"{engineering(value(optimum))} at {powers(optimum.flops)}"
-        # Below the rising line in its first half, and above it in the second, where there is no room at the right.
+        # Below the rising line in its first half and above it in the second, where there is no space on the right.
         left = optimum.flops > middle
         axes.annotate(
             text, (optimum.flops, value(optimum)), xytext=(-9, 9) if left else (9, -13), textcoords="offset points",
@@ -182,7 +182,7 @@ def _pair(axes: Any, fit: Fit, across: str, up: str) -> None:  # noqa: ANN401
 
 
 def _window(draws: FloatArray) -> tuple[float, float]:
-    """Return limits of the axis, without the outermost draws."""
+    """Return axis limits that exclude the outermost draws."""
     low, high = np.quantile(draws, [0.005, 0.995])
     margin = 0.15 * (high - low) or 0.05 * abs(high) or 1.0
     return float(low - margin), float(high + margin)

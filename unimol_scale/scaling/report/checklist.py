@@ -1,7 +1,7 @@
-"""What a reader must know to judge a law: the checklist of (Mis)Fitting, from what the runs recorded. No torch.
+"""What a reader needs to judge a law: the checklist of (Mis)Fitting, answered from the runs' records. No torch.
 
 The questions are those of Li, Kudugunta and Zettlemoyer 2025 (arXiv 2502.18969), on the form of the law, the training
-setup, the collection of the data, and the fit. What no run recorded is said to be so.
+setup, the collection of the data, and the fit. Answers that no run recorded are marked as such.
 """
 
 import contextlib
@@ -23,16 +23,16 @@ from unimol_scale.scaling.runs.run_records import RunRecord
 Checklist = dict[str, dict[str, str]]  # group → question → answer
 
 NOT_RECORDED = "not recorded"
-MOST_NAMED = 6  # different values of a setting that are listed
+MOST_NAMED = 6  # most values of a setting that are listed one by one
 INTRODUCTION = (
-    "What the checklist of (Mis)Fitting (arXiv 2502.18969) asks whoever publishes a scaling law to report, as far as "
-    "the runs recorded it."
+    "Answers to the checklist of (Mis)Fitting (arXiv 2502.18969) for published scaling laws, as far as the runs "
+    "recorded them."
 )
 COUNTED = {
     "total": "all parameters, embeddings and heads included",
-    "non-embedding": "all parameters but the embeddings",
-    "atom-track": "the layers of the atom track alone; no embeddings, pair track or heads",
-    "pair-track": "the layers of the pair track alone; no embeddings, atom track or heads",
+    "non-embedding": "all parameters except the embeddings",
+    "atom-track": "only the layers of the atom track; no embeddings, pair track or heads",
+    "pair-track": "only the layers of the pair track; no embeddings, atom track or heads",
 }
 
 
@@ -75,7 +75,7 @@ def rate_checklist(analysis: RateAnalysis) -> Checklist:
             "number of runs": f"{len(analysis.records)} in {len(analysis.minima)} sweeps, {usable} with a minimum",
             "checkpoints used": "the end of every run",
             "metric": "validation loss, in logarithms",
-            "best rate of a sweep": f"minimum of a parabola in log rate through the runs around the lowest, up to "
+            "best rate of a sweep": f"minimum of a parabola in log rate through the runs around the lowest one, up to "
             f"{NEAR:g} in log loss above it; a minimum at the edge of a sweep is left out",
         },
         "Fit": {
@@ -110,7 +110,7 @@ def _setup(records: Sequence[RunRecord], counted_as: str, unit: str) -> dict[str
     data = np.array([record.molecules for record in records])
     optimizer = said("train.optimizer")
     if optimizer == NOT_RECORDED and any("train.learning_rate" in settings for settings in known):
-        optimizer = "AdamW"  # the only one of the versions that do not record it
+        optimizer = "AdamW"  # the only optimizer of versions that do not record it
     rates = _values([record.learning_rate for record in records], lambda rate: f"{rate:.3g}")
     return {
         "models": f"{len(records)} runs of {int(distinct(sizes).max()) + 1} sizes, {_range(sizes)} parameters",
@@ -148,8 +148,7 @@ def _collection(analysis: Analysis) -> dict[str, str]:
         "metric": f"validation loss{' of averaged weights' if averaged else ''}",
         "validation set": f"the same for all runs, {hashes.pop()[:12]}" if len(hashes) == 1 else NOT_RECORDED,
         "changes of the metric": "none",
-        "points kept from the fit": f"{int(analysis.held_out.sum())} of {len(points)}, by --hold-out "
-        f"{analysis.config.hold_out}",
+        "points held out": f"{int(analysis.held_out.sum())} of {len(points)}, by --hold-out {analysis.config.hold_out}",
     }
 
 
@@ -180,12 +179,12 @@ def _fit(analysis: Analysis) -> dict[str, str]:
 
 
 def _values(values: Sequence[object], write: Callable[..., str]) -> str:
-    """Return the different values of a setting, and how many runs do not say it."""
+    """Return the different values of a setting, and how many runs do not record it."""
     told = [value for value in values if value is not None and value != ""]
     if not told:
         return NOT_RECORDED
     different = list(dict.fromkeys(told))
-    with contextlib.suppress(TypeError):  # settings of several types have no order
+    with contextlib.suppress(TypeError):  # settings of mixed types have no order
         different = sorted(different)  # type: ignore[type-var]
     texts = list(dict.fromkeys(write(value) for value in different))
     text = ", ".join(texts) if len(texts) <= MOST_NAMED else f"{len(texts)} values from {texts[0]} to {texts[-1]}"
@@ -207,7 +206,7 @@ def _shapes(known: Sequence[Flat]) -> str:
 
 
 def _stores(known: Sequence[Flat]) -> str:
-    # Its name alone: a report is passed on, and where a store lies on a machine is nobody's business.
+    # Only its name, because a report is passed on and must not reveal paths of a machine.
     return _values([Path(str(path)).name if (path := settings.get("data.path")) else None for settings in known], str)
 
 
@@ -226,8 +225,8 @@ def _flops(records: Sequence[RunRecord]) -> str:
         return NOT_RECORDED
     if all(record.comparable for record in records):
         return (
-            "matrix products of the forward and backward pass of every molecule by its atoms, as the runs logged them: "
-            "backbone, pair track and the objective's heads, and of distill the teacher's forward pass; embeddings are "
-            "look-ups and count none; no recomputation"
+            "matrix products of the forward and backward pass of every molecule by its atoms, as the runs logged "
+            "them: backbone, pair track and the objective's heads, for distill also the teacher's forward pass; "
+            "embeddings are look-ups and count as zero; recomputation is not counted"
         )
     return "as the table gives them, or as --column C=... computes them"

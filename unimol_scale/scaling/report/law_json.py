@@ -1,7 +1,7 @@
 """The content of law.json: the results of an analysis as plain values in full precision. Imports no torch.
 
-SCHEMA documents every key of the file. Numbers are not rounded; null means unknown. The version rises when a key is
-removed or changes its meaning, and not for new keys.
+SCHEMA documents every key of the file. Numbers are not rounded; null means unknown. The version changes when a key is
+removed or changes its meaning, but not when keys are added.
 """
 
 from collections.abc import Sequence
@@ -21,37 +21,38 @@ SCHEMA_VERSION = 2
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 SCHEMA: dict[str, str] = {
-    "schema_version": "of this file",
-    "schema": "this table: key → what it holds",
+    "schema_version": "version of this file",
+    "schema": "this table: key → meaning",
     "law": "the fitted law: name, label, formula, source, parameters (name → estimate), intervals (name → [low, "
     "high]), confidence of the intervals, bootstrap_draws, spread, num_points, objective (summed Huber loss), "
     "relative_gradient (0 at the minimum), condition_number, aicc, undetermined (parameters that the runs do not "
     "settle), warnings; spread holds quantiles (parameter → its bootstrap estimates at the levels of quantile_levels) "
     "and exponents with their correlation matrix",
     "parameters_counted": "which parameters N counts",
-    "data_unit": "what D, U and every number of molecules count: molecule, sample or token",
-    "distinct": "of D at hand for predictions and budgets, where repeated data count less; null where unknown",
-    "burn_in": "the share of a run that was left out; null when only the ends of the schedules were fitted, or where "
-    "burn_in_steps says how many",
-    "burn_in_steps": "the steps of a run that were left out; null likewise",
+    "data_unit": "what D, U and all numbers of molecules count: molecule, sample or token",
+    "distinct": "distinct units of D available for predictions and budgets, if repeated data count less; null if "
+    "unknown",
+    "burn_in": "the fraction of a run that was left out; null if only the ends of the runs were fitted, or if "
+    "burn_in_steps is set",
+    "burn_in_steps": "the number of steps of a run that were left out; null otherwise",
     "selection": "why this law (reason), and every law considered (candidates: law, held_out_error over sizes left out "
     "one at a time, aicc, obstacle)",
-    "hold_out": "the rule by which points were kept from the fit",
+    "hold_out": "the rule by which points were held out from the fit",
     "held_out": "every such point: name, molecules, loss, predicted, interval of the law, relative_error "
     "(predicted / loss − 1)",
     "held_out_error": "mean |relative_error| of them",
     "statistics": 'of the held-out points, by size and for "all": relative_error, rmae, mse, r2, pearson, num_points',
     "terms": "every loss term → its own law (as above), held_out points, or the obstacle to a law",
-    "predictions": "one for each request: request, N, D, loss, interval, notes",
-    "optima": "one for each budget: flops, parameters, molecules, loss, exponent a of N ∝ C^a, their intervals, notes",
+    "predictions": "one per request: request, N, D, loss, interval, notes",
+    "optima": "one per budget: flops, parameters, molecules, loss, exponent a of N ∝ C^a, their intervals, notes",
     "unanswered": "why other budgets have no optimum",
-    "slices": "the lowest points of the slices of equal compute: flops, N, D, loss; empty when the law has none",
+    "slices": "the lowest points of the slices of equal compute: flops, N, D, loss; empty if the law has none",
     "points": "every point: name of its run, held_out, loss, predicted, residual (loss / predicted − 1), and the "
-    "columns N (parameters), D (of data_unit), C (FLOPs), U (distinct ones), S (steps), M (millions of parameters), "
+    "columns N (parameters), D (of data_unit), C (FLOPs), U (distinct units), S (steps), M (millions of parameters), "
     "MS (M · S) as known",
     "tasks": "every task of --task → its law from the loss: metric, error (what it is), form, parameters, intervals, "
-    "candidates, predictions, results; obstacle where there is none",
-    "checklist": "how the law was made: what the checklist of (Mis)Fitting (arXiv 2502.18969) asks for",
+    "candidates, predictions, results; obstacle if there is no law",
+    "checklist": "how the law was made: answers to the checklist of (Mis)Fitting (arXiv 2502.18969)",
     "left_out": "runs that were not used, and why",
 }
 

@@ -28,7 +28,7 @@ from unimol_scale.scaling.report.picture_axes import (
     log_x,
 )
 
-MAX_LINES = 6  # fitted lines in one picture, evenly over all budgets or sizes
+MAX_LINES = 8  # most fitted lines in one picture, evenly spaced over all budgets or sizes
 BEYOND = 1.6  # lines are drawn up to this factor beyond the data
 
 
@@ -36,8 +36,8 @@ def draw_pictures(analysis: Analysis, folder: Path) -> dict[str, Path]:
     """Draw all pictures that the runs allow.
 
     Args:
-        analysis: to be shown.
-        folder: of the pictures; it must exist.
+        analysis: the analysis to draw.
+        folder: folder for the pictures, which must exist.
 
     Returns:
         Title → file, in the order of the report.
@@ -45,15 +45,15 @@ def draw_pictures(analysis: Analysis, folder: Path) -> dict[str, Path]:
     jobs: list[tuple[str, str, Callable[[], Figure]]] = []
     for axis in ("N", "D", "C"):
         column = analysis.points.columns.get(axis)
-        # Against a constant there is no line to draw.
+        # Against a constant variable there is no line to draw.
         if column is not None and int(distinct(column).max()) > 0:
             title = f"Validation loss against {axis_label(axis, analysis.points.unit)}"
             jobs.append((title, f"loss_vs_{axis}.png", lambda axis=axis: law_figure(analysis, axis)))  # type: ignore[misc]
     jobs.append(("Residuals", "residuals.png", lambda: _residual_figure(analysis)))
     if any(len(record.curve) > 1 for record in analysis.records):
-        jobs.append(("Validation loss in the course of every run", "curves.png", lambda: _curve_figure(analysis)))
+        jobs.append(("Validation loss during every run", "curves.png", lambda: _curve_figure(analysis)))
     if any(term.fit is not None for term in analysis.terms):
-        jobs.append(("Every loss term and its own law", "terms.png", lambda: _term_figure(analysis)))
+        jobs.append(("Every loss term with its own law", "terms.png", lambda: _term_figure(analysis)))
     if analysis.fit.draws:
         title = "Bootstrap spread of the exponents"
         jobs.append((title, "exponents.png", lambda: spread_figure(analysis.fit)))
@@ -136,7 +136,7 @@ def _draw_predictions(axes: Any, analysis: Analysis, axis: str) -> None:  # noqa
 
 
 def _legend(axes: Any, analysis: Analysis) -> None:  # noqa: ANN401
-    """Put the legend at the right of the axes, where it covers no points."""
+    """Put the legend to the right of the axes, where it covers no points."""
     fit, along_runs = analysis.fit, len(analysis.points) > analysis.points.num_runs
     what = "validation of a run" if along_runs else "run"
     handles = [Line2D([], [], linestyle="", marker="o", color="#555555", markersize=5, label=f"fitted {what}")]
@@ -147,7 +147,7 @@ def _legend(axes: Any, analysis: Analysis) -> None:  # noqa: ANN401
     if analysis.predictions:
         handles.append(Line2D([], [], linestyle="", marker="*", color="black", markersize=9, label="prediction"))
     handles += [line for line in axes.get_lines() if line.get_label().startswith("fit")]
-    title = f"band: {fit.confidence:.0%} interval of the law" if fit.draws else "without an interval"
+    title = f"band: {fit.confidence:.0%} interval of the law" if fit.draws else "no interval"
     axes.legend(
         handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8, frameon=False, title=title,
         title_fontsize=8, alignment="left",
@@ -238,7 +238,7 @@ def _term_figure(analysis: Analysis) -> Figure:
 
 
 def _repeats_figure(analysis: Analysis) -> Figure:
-    """Draw D'/U, the epochs of new data that epochs are worth, by the law and by the loss of every run."""
+    """Draw D'/U, the epochs of new data that repeated epochs are worth, by the law and by the loss of every run."""
     figure = Figure(figsize=(6.4, 4.6), layout="constrained")
     axes: Any = figure.subplots()
     fit, columns, held_out = analysis.fit, analysis.points.columns, analysis.held_out
@@ -254,7 +254,7 @@ def _repeats_figure(analysis: Analysis) -> Figure:
         axes.fill_between(along, low, high, color=FITTED_COLOUR, alpha=0.2, linewidth=0)
     term = next(term for term in fit.law.terms if term.fades is not None)
     own = term_value(term, fit.parameters, columns)
-    # What the loss leaves for the data, turned into data by the same term; a run below the law's floor has no such D'.
+    # The loss that remains for the data term, converted into data; a run below the law's floor has no such D'.
     left = analysis.points.loss - fit.predict(columns) + own
     assert term.exponent is not None
     shown = left > 0

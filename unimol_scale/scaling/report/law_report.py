@@ -22,28 +22,30 @@ from unimol_scale.scaling.tasks.task_law import TaskLaw
 
 Rows = tuple[list[str], list[list[str]]]
 
-MANY_POINTS = 60  # held-out points in the report; law.json has all
+MANY_POINTS = 60  # most held-out points in the report; law.json has all
 # File of a picture → its caption.
 CAPTIONS = {
     "loss_vs_N.png": "Each line is the law at one budget of data. A good law passes through its runs, and also "
     "through the held-out ones, which the fit did not see.",
-    "loss_vs_D.png": "Each line is the law at one size. If repeated data count less, the lines are for the most "
+    "loss_vs_D.png": "Each line is the law at one size. If repeated data count less, the lines assume the most "
     "distinct data that any run had, and runs with fewer distinct data lie above them.",
-    "loss_vs_C.png": "Each line is the law at one size; the lower edge of all lines is what compute can buy.",
+    "loss_vs_C.png": "Each line is the law at one size; the lower edge of all lines is the lowest loss for a given "
+    "compute.",
     "residuals.png": "Points should scatter about 0 without a trend. A slope or an arch means that the law has the "
     "wrong form, and that predictions beyond the runs err in the same direction.",
-    "curves.png": "Only the last points of the runs, at the right, can be compared. Before the end, the learning rate "
-    "has not come down yet.",
-    "terms.png": "Terms have floors and exponents of their own: when one has flattened, the others may still improve.",
+    "curves.png": "Only the last points of the runs, on the right, can be compared. Before the end, the learning rate "
+    "has not decayed yet.",
+    "terms.png": "Terms have floors and exponents of their own: when one has levelled off, the others may still "
+    "improve.",
     "exponents.png": "Each point is the law fitted to runs drawn with replacement. If the points form a long diagonal, "
-    "two exponents trade off against each other: quote neither alone. If they form two clusters, or a cluster at the "
-    "edge, the runs do not determine the exponent.",
-    "repeats.png": "How many epochs of new data a number of epochs is worth. Runs scatter where data are "
+    "two exponents trade off against each other: do not quote either of them alone. If they form two clusters, or a "
+    "cluster at the edge, the runs do not determine the exponent.",
+    "repeats.png": "The number of epochs of new data that a number of epochs is worth. Runs scatter where data are "
     "a small part of their loss.",
     "isoflop.png": "How the loss depends on size at equal compute. Left of the minimum the model is too small; right "
     "of it, the model sees too few data. The curves are those of the law, not a separate estimate.",
-    "allocation.png": "How to spend a budget. Runs above the line at the left were too large for their compute; "
-    "runs above it at the right saw more data than was worthwhile.",
+    "allocation.png": "How to spend a budget. On the left, runs above the line were too large for their compute; on "
+    "the right, runs above it saw more data than was worthwhile.",
 }
 
 
@@ -88,10 +90,10 @@ def to_markdown(analysis: Analysis, pictures: Mapping[str, Path], tasks: Sequenc
     lines += ["", "## Held out", "", *_held_out_lines(analysis)]
     if analysis.predictions:
         lines += ["", "## Predictions", ""]
-        header = [f"model @ {unit}s", "N", "loss", "interval of the law", "leans on"]
+        header = [f"model @ {unit}s", "N", "loss", "interval of the law", "extrapolation"]
         lines += markdown_table(header, _prediction_rows(analysis))
     if analysis.optima or analysis.unanswered:
-        lines += ["", "## The best use of a budget", ""]
+        lines += ["", "## Compute-optimal models", ""]
         lines += markdown_table(*optimum_rows(analysis)) if analysis.optima else []
         lines += ["", *[f"- No answer: {reason}." for reason in analysis.unanswered]] if analysis.unanswered else []
     if tasks:
@@ -150,7 +152,7 @@ def _parameter_rows(fit: Fit) -> list[list[str]]:
     intervals = fit.intervals or {}
     rows = []
     for name, value in fit.parameters.items():
-        cells = [_span(intervals.get(name)), "not settled by these runs" if name in fit.undetermined else ""]
+        cells = [_span(intervals.get(name)), "not determined by these runs" if name in fit.undetermined else ""]
         rows.append([name, f"{value:.5g}", "; ".join(cell for cell in cells if cell)])
     return rows
 
@@ -162,7 +164,7 @@ def _prediction_rows(analysis: Analysis) -> list[list[str]]:
             f"{prediction.parameters:.6g}",
             f"{prediction.loss:.5g}",
             _span(prediction.interval),
-            "; ".join(prediction.notes) or "the range of the runs",
+            "; ".join(prediction.notes) or "within the range of the runs",
         ]
         for prediction in analysis.predictions
     ]
@@ -173,7 +175,7 @@ def _candidate_table(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
     for candidate in analysis.selection.candidates:
         error = "" if candidate.held_out_error is None else f"{candidate.held_out_error:.2%}"
         aicc = "" if candidate.aicc is None else f"{candidate.aicc:.1f}"
-        note = candidate.obstacle or ("" if error else "too few runs to leave a size out")
+        note = candidate.obstacle or ("" if error else "too few runs to leave out a size")
         rows.append([candidate.law.label, error, aicc, "chosen" if candidate.law == analysis.selection.law else note])
     return ["law", "mean error on left-out sizes", "AICc", "note"], rows
 
@@ -210,7 +212,7 @@ def _run_table(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
 
 
 def statistics_rows(analysis: Analysis) -> Rows:
-    """Return header and rows of the held-out statistics: one row for each size, and one for all."""
+    """Return header and rows of the held-out statistics: one row per size, and one for all sizes."""
     header = ["held out", "points", "relative error", "RMAE", "MSE", "R²", "Pearson"]
     rows = [
         [
@@ -228,8 +230,8 @@ def statistics_rows(analysis: Analysis) -> Rows:
 
 
 def optimum_rows(analysis: Analysis) -> Rows:
-    """Return header and rows of the compute-optimal allocations, one row for each budget."""
-    header = ["budget (FLOPs)", "optimal N", "optimal D", "loss", "N grows as", "leans on"]
+    """Return header and rows of the compute-optimal allocations, one row per budget."""
+    header = ["budget (FLOPs)", "optimal N", "optimal D", "loss", "N grows as", "extrapolation"]
     rows = [
         [
             f"{one.flops:.4g}",

@@ -29,7 +29,7 @@ def axis_label(name: str, unit: str = "molecule") -> str:
 
 
 def colours(count: int) -> Callable[[int], Any]:
-    """Return a function from a label to its colour; the colours get brighter with the label."""
+    """Return a function from a label to its colour; colours get brighter as the label increases."""
     return lambda label: PALETTE(PALEST * label / max(count - 1, 1))
 
 
@@ -43,7 +43,7 @@ def log_losses(axes: Any) -> None:  # noqa: ANN401
     """Make the vertical axis a logarithmic one of losses."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    # Losses of a ladder span less than a decade, where a logarithmic locator gives one tick or none.
+    # Losses of a ladder span less than a decade, for which a logarithmic locator gives at most one tick.
     narrow = high / low < 5
     axes.yaxis.set_major_locator(MaxNLocator(6) if narrow else LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.yaxis.set_minor_locator(NullLocator())
@@ -67,7 +67,7 @@ def log_y(axes: Any, name: str, unit: str = "molecule") -> None:  # noqa: ANN401
 
 
 def _log_ticks(axis: Any, limits: tuple[float, float], write: Callable[[float], str], most: int) -> None:  # noqa: ANN401
-    """Choose the densest ticks within a decade that are not more than ``most``."""
+    """Choose the densest ticks within a decade, at most ``most`` of them."""
     low, high = limits
     for steps in ((1, 2, 5), (1, 3), (1,)):
         if sum(low <= step * 10.0**power <= high for step in steps for power in range(-30, 31)) <= most:

@@ -48,13 +48,13 @@ def sweep_figure(analysis: RateAnalysis) -> Figure:
         axes.plot(along, np.exp(np.polyval(one.coefficients, np.log(along))), color=colour, linewidth=1.7)
         axes.plot([one.rate], [one.loss], marker="X", markersize=9, color=colour, markeredgecolor="black", linestyle="")
     _log_rates(axes.xaxis, axes.set_xscale)
-    axes.set_xlabel("learning rate at its peak")
+    axes.set_xlabel("peak learning rate")
     log_losses(axes)
     axes.set_ylabel("validation loss")
     draw_grid(axes)
     handles = [
         Line2D([], [], marker="o", linestyle="", color="#555555", markersize=4, label="run"),
-        Line2D([], [], color="#555555", label="parabola around the lowest"),
+        Line2D([], [], color="#555555", label="parabola around the lowest run"),
         Line2D([], [], marker="X", linestyle="", color="#555555", markeredgecolor="black", label="best rate"),
     ]
     if any(one.rate is None for one in analysis.minima):
@@ -70,10 +70,10 @@ def sweep_figure(analysis: RateAnalysis) -> Figure:
 
 
 def rate_law_figure(analysis: RateAnalysis) -> Figure:
-    """Draw the best rate against every variable of the law, the others held at their middle in the line and the points.
+    """Draw the best rate against every variable of the law, with the other variables held at their middle.
 
-    What the law says of the other variables is taken off the points, so that they scatter about the line by what the
-    law leaves unexplained.
+    The law's effect of the other variables is subtracted from the points, so that their scatter around the line shows
+    what the law leaves unexplained.
     """
     names = [variable for variable, name in EXPONENTS.items() if name in analysis.law.coefficients]
     figure = Figure(figsize=(4.4 * len(names) + 0.6, 4.2), layout="constrained")
@@ -123,7 +123,7 @@ def _draw_rate_law(axes: Any, analysis: RateAnalysis, found: list[Minimum], name
 
 
 def _log_rates(axis: Any, set_scale: Any) -> None:  # noqa: ANN401
-    """Make an axis one of learning rates; ``set_scale`` is of its axes."""
+    """Make an axis one of learning rates; ``set_scale`` sets the scale of that axis."""
     set_scale("log")
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_minor_formatter(NullFormatter())

@@ -13,9 +13,10 @@ from unimol_scale.scaling.report.law_report import Rows
 from unimol_scale.scaling.report.rate_pictures import draw_rate_pictures
 
 CAPTIONS = {
-    "rates.png": "Every curve is a sweep: runs alike but for the learning rate. The best rate is the minimum of a "
-    "parabola in log rate and log loss around the lowest run. A sweep whose lowest run is at its edge has none.",
-    "rate_law.png": "The best rate of every sweep, with its standard error, moved by the law to the middle of the "
+    "rates.png": "Every curve is a sweep: runs that differ only in the learning rate. The best rate is the minimum "
+    "of a parabola in log rate and log loss around the lowest run. A sweep whose lowest run is at its edge has no "
+    "minimum.",
+    "rate_law.png": "The best rate of every sweep, with its standard error, shifted by the law to the middle of the "
     "variables that the panel does not show.",
 }
 
@@ -57,7 +58,7 @@ def write_rate_report(analysis: RateAnalysis, folder: Path) -> Path:
             "",
             "## law.json",
             "",
-            "Everything above in full precision. A ladder takes it: `rate_law: law.json`.",
+            "Everything above in full precision. A ladder uses it with `rate_law: law.json`.",
             "",
         ]
         lines += markdown_table(["key", "holds"], [[f"`{key}`", text] for key, text in SCHEMA.items()])
@@ -87,10 +88,10 @@ def rate_sentences(analysis: RateAnalysis) -> list[str]:
             low, high = law.intervals[name]
             text += f", {analysis.config.confidence:.0%} interval {low:.3g} to {high:.3g}"
             if low < 0 < high:
-                text += "; whether it rises or falls is not settled"
+                text += "; whether it rises or falls is not determined"
         lines.append(f"{text}).")
     if analysis.left_out_error is not None:
-        lines.append(f"It predicts the best rate of a sweep that it did not see to {analysis.left_out_error:.0%}.")
+        lines.append(f"The mean error for the best rate of left-out sweeps is {analysis.left_out_error:.0%}.")
     return lines
 
 

@@ -11,11 +11,11 @@ from unimol_scale.scaling.report.picture_axes import log_axes
 from unimol_scale.scaling.runs.compared_runs import ComparedRun
 
 _COLOURS = colormaps["tab10"]
-_PALE = 0.25  # of the training losses behind those of validation
+_PALE = 0.25  # opacity of the training losses behind those of validation
 
 
 def draw_run_curves(path: Path, runs: Sequence[ComparedRun]) -> None:
-    """Draw one line a run: the validation loss, and pale behind it the training loss.
+    """Draw one line per run: the validation loss, with the training loss behind it in a pale colour.
 
     Raises:
         OSError: the picture cannot be written.

@@ -1,4 +1,4 @@
-"""Summarises an analysis in sentences, for somebody who has to decide what to train next. Imports no torch."""
+"""Summarises an analysis in sentences, for a reader who has to decide what to train next. Imports no torch."""
 
 from pathlib import Path
 
@@ -21,12 +21,12 @@ VARIABLES = {
     "C": ("the compute", "too little compute"),
     "MS": ("size times steps", "too small a product of size and steps"),
 }
-EPOCHS = (2.0, 4.0, 16.0, 64.0)  # whose worth is told, as far as the runs go
+EPOCHS = (2.0, 4.0, 16.0, 64.0)  # numbers of epochs whose worth is stated, as far as the runs go
 GOOD, FAIR = 0.01, 0.03  # held-out errors
 
 
 def summary_sentences(analysis: Analysis) -> list[str]:
-    """Return the report's summary, one sentence or two an entry."""
+    """Return the summary for the report, one or two sentences per entry."""
     return [
         _what_was_fitted(analysis),
         _how_good(analysis),
@@ -55,7 +55,7 @@ def _how_good(analysis: Analysis) -> str:
     error = analysis.held_out_error
     if error is None:
         return "Nothing was held out, so nothing here tests the law; `--hold-out largest` does."
-    poor = "poor: do not rely on predictions of larger runs"
+    poor = "poor: do not rely on predictions for larger runs"
     verdict = "good" if error <= GOOD else "fair" if error <= FAIR else poor
     held = analysis.points.take(analysis.held_out)
     bias = np.array([check.relative_error for check in analysis.checks])
@@ -65,7 +65,7 @@ def _how_good(analysis: Analysis) -> str:
     many = len(held) > 1
     what = f"{len(held)} points" if many else held.names[0]
     return (
-        f"The law predicts what the fit did not see ({what}, {_range(held.columns['N'])} parameters) with "
+        f"The law predicts the runs held out from the fit ({what}, {_range(held.columns['N'])} parameters) with "
         f"{'a mean error' if many else 'an error'} of {error:.2%}{side}. That is {verdict}."
     )
 
@@ -85,7 +85,7 @@ def _what_it_says(analysis: Analysis) -> list[str]:
             lines.append("The runs show no floor of the loss: the best estimate of it is 0.")
         else:
             span = _span(fit, constant.coefficient)
-            lines.append(f"The floor is {constant.coefficient} = {floor:.4g}{span}: the law allows no loss below it.")
+            lines.append(f"The floor is {constant.coefficient} = {floor:.4g}{span}: by the law, no loss can be lower.")
     if law.outer is None:
         alone = len(law.terms) == 1
         lines += [_price(analysis, term, alone=alone) for term in terms]
@@ -108,7 +108,7 @@ def _price(analysis: Analysis, term: Term, *, alone: bool) -> str:
 
 
 def _largest_run(analysis: Analysis, constant: Term | None, terms: list[Term]) -> list[str]:
-    """Return a sentence on the parts of the loss of the costliest point."""
+    """Return a sentence on how the loss of the costliest point divides into parts."""
     if len(terms) + (constant is not None) < 2:
         return []
     columns = analysis.points.columns
@@ -127,7 +127,7 @@ def _largest_run(analysis: Analysis, constant: Term | None, terms: list[Term]) -
 
 
 def _worth_of_repetition(analysis: Analysis) -> list[str]:
-    """Return what repeated data are worth, for a law that tells them from new data."""
+    """Return what repeated data are worth, for a law that distinguishes them from new data."""
     fit, points, name = analysis.fit, analysis.points, analysis.fit.law.fades
     if name is None:
         return []
@@ -142,8 +142,8 @@ def _worth_of_repetition(analysis: Analysis) -> list[str]:
     worth = effective_data(np.array(shown), np.ones(len(shown)), np.array(fades))
     examples = ", ".join(f"{epochs:g} epochs {value:.3g}" for epochs, value in zip(shown, worth, strict=True))
     return [
-        f"Repeated {points.unit}s are worth less than new ones. Counted in epochs of new {points.unit}s, these are "
-        f"worth: {examples} ({name} = {fades:.4g}{_span(fit, name)}). No number of epochs is worth more than "
+        f"Repeated {points.unit}s are worth less than new ones. In epochs of new {points.unit}s, they are worth: "
+        f"{examples} ({name} = {fades:.4g}{_span(fit, name)}). No number of epochs is worth more than "
         f"{1 + fades:.3g}. The runs have up to {most:.3g} epochs."
     ]
 
@@ -153,11 +153,11 @@ def _where_next(analysis: Analysis) -> list[str]:
     for one in analysis.optima:
         size, data = _counted(one.parameters, one.parameters_interval), _counted(one.molecules, one.molecules_interval)
         what = f"{size} parameters and {data} {analysis.points.unit}s"
-        lines.append(f"The best use of {powers(one.flops)} FLOPs is {what}, for a loss of {one.loss:.4g}.")
+        lines.append(f"The best use of {powers(one.flops)} FLOPs is {what}, with a loss of {one.loss:.4g}.")
     for prediction in analysis.predictions:
         span = "" if prediction.interval is None else f" ({prediction.interval[0]:.4g} to {prediction.interval[1]:.4g})"
         lines.append(f"{prediction.request} should reach a loss of {prediction.loss:.4g}{span}.")
-    # The next run takes its settings from a run folder.
+    # The next run copies its settings from a run folder.
     trained_here = any((Path(record.source) / CONFIG_NAME).is_file() for record in analysis.records)
     if can_slice(analysis.fit.law, analysis.points) and trained_here:
         lines.append("`unimol-scale ladder --next RUNS --budget FLOPS` writes the next run for a budget.")

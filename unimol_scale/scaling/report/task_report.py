@@ -1,4 +1,4 @@
-"""What a report says of tasks: sentences, tables and the part of law.json. Imports no torch."""
+"""The part of a report on tasks: sentences, tables and the part of law.json. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,8 +12,8 @@ from unimol_scale.scaling.tasks.task_law import FORMULAS, TaskLaw, TaskPredictio
 from unimol_scale.scaling.tasks.task_table import SCORES
 
 CAPTION = (
-    "Every point is a model on a split or seed, every line a law from its loss to its error; a star is a prediction, "
-    "with the interval of both laws together."
+    "Every point is a model on a split or seed, every line a law from loss to error; a star is a prediction, with "
+    "the interval of both laws combined."
 )
 
 
@@ -24,16 +24,16 @@ def task_lines(tasks: Sequence[TaskLaw]) -> list[str]:
     lines += ["", *markdown_table(header, [_row(law) for law in tasks])]
     rows = [[law.task, *_prediction_row(one)] for law in tasks for one in law.predictions]
     if rows:
-        header = ["task", "model", "loss", "error", "interval of both laws", "leans on"]
+        header = ["task", "model", "loss", "error", "interval of both laws", "extrapolation"]
         lines += ["", *markdown_table(header, rows)]
     return lines
 
 
 def task_sentences(law: TaskLaw) -> list[str]:
-    """Return what is known of a task, in words."""
+    """Return what is known about a task, in words."""
     what = f"{law.task} ({error_name(law)})"
     if law.form is None:
-        return [f"{what}: no law, because {law.obstacle}."]
+        return [f"{what}: there is no law, because {law.obstacle}."]
     runs = counted(len({result.run for result in law.results}), "pretraining run")
     losses = f"{law.losses.min():.4g} to {law.losses.max():.4g}"
     if law.form == "constant":
@@ -94,11 +94,11 @@ def _row(law: TaskLaw) -> list[str]:
         f"{one.form} {one.obstacle if one.left_out_error is None else f'{one.left_out_error:.2%}'}"
         for one in law.candidates
     )
-    note = "how the error goes on beyond these models is not determined" if law.undetermined else ""
+    note = "the error beyond these models is not determined" if law.undetermined else ""
     return [law.task, FORMULAS[law.form], estimates, errors, note]
 
 
 def _prediction_row(one: TaskPrediction) -> list[str]:
     span = "" if one.interval is None else f"{one.interval[0]:.4g} to {one.interval[1]:.4g}"
     error = "not determined" if one.error is None else f"{one.error:.4g}"
-    return [one.request, f"{one.loss:.5g}", error, span, "; ".join(one.notes) or "the range of the runs"]
+    return [one.request, f"{one.loss:.5g}", error, span, "; ".join(one.notes) or "within the range of the runs"]

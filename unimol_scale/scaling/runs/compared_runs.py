@@ -1,4 +1,4 @@
-"""Compares runs: which settings differ, what each has come to, and its curves. No torch."""
+"""Compares runs: which settings differ, the results, and the curves. No torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,22 +14,22 @@ from unimol_scale.errors import RunError
 from unimol_scale.scaling.runs.run_list import ListedRun, list_runs
 from unimol_scale.scaling.runs.run_records import LOSS, settings_of
 
-ABSENT = "not recorded"  # by a version that did not know the setting
+ABSENT = "not recorded"  # shown if a run's version did not know the setting
 _OWN = frozenset({"output"})  # settings that differ between any two runs
 Curve = tuple["np.ndarray", "np.ndarray"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ComparedRun:
-    """One of the runs.
+    """One of the compared runs.
 
     Attributes:
-        name: distinct among them: the last folders of its path, as many as that takes.
-        listed: what it has come to.
-        settings: by dotted path.
+        name: a name that is unique among them: the last folders of its path, as many as needed.
+        listed: its state and results.
+        settings: settings by dotted path.
         terms: name of a loss term → its last validation loss.
         valid: molecules seen and validation loss; empty arrays if it was never validated.
-        train: molecules seen and training loss, likewise.
+        train: molecules seen and training loss; empty arrays if nothing was logged.
     """
 
     name: str
@@ -48,13 +48,13 @@ def compare_runs(paths: Sequence[Path]) -> list[ComparedRun]:
     """
     listed = list(list_runs(paths))
     if len(listed) < 2:
-        raise RunError(f"a comparison takes two runs or more; {', '.join(map(str, paths))} has one")
+        raise RunError(f"a comparison needs at least two runs; {', '.join(map(str, paths))} has one")
     names = _distinct_names([one.folder for one in listed])
     return [_compared(name, one) for name, one in zip(names, listed, strict=True)]
 
 
 def result_rows(runs: Sequence[ComparedRun]) -> list[list[str]]:
-    """Return lines of a table, what they say and then a cell for each run: what the runs have come to."""
+    """Return the rows of a table of results: a label, then one cell per run."""
     rows = [
         ["state", *(one.listed.state for one in runs)],
         ["steps", *(_number(one.listed.steps) for one in runs)],
@@ -67,14 +67,14 @@ def result_rows(runs: Sequence[ComparedRun]) -> list[list[str]]:
 
 
 def setting_rows(runs: Sequence[ComparedRun]) -> list[list[str]]:
-    """Return lines of a table likewise: the settings that are not the same in all runs."""
+    """Return the rows of a table of settings that differ between the runs: a label, then one cell per run."""
     keys = dict.fromkeys(key for one in runs for key in one.settings if key not in _OWN)
     rows = [[key, *(_shown(one.settings, key) for one in runs)] for key in keys]
     return [row for row in rows if len(set(row[1:])) > 1]
 
 
 def different_objectives(runs: Sequence[ComparedRun]) -> bool:
-    """Return whether the runs learn different objectives, whose losses say nothing of one another."""
+    """Return whether the runs learn different objectives, so that their losses cannot be compared."""
     return len({one.listed.objective for one in runs}) > 1
 
 

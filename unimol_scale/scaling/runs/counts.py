@@ -22,7 +22,7 @@ def parse_flops(text: str, argument: str) -> float:
     """Return a number of FLOPs such as "1e21".
 
     Raises:
-        RunError: it is none; the message begins with the argument.
+        RunError: the text is not such a number; the message begins with ``argument``.
     """
     flops = parse_count(text)
     if flops is None:
@@ -34,7 +34,7 @@ def parse_distinct(text: str, argument: str) -> float:
     """Return a number of distinct molecules such as "884M".
 
     Raises:
-        RunError: it is none; the message begins with the argument.
+        RunError: the text is not such a number; the message begins with ``argument``.
     """
     count = parse_count(text)
     if count is None:
@@ -43,10 +43,10 @@ def parse_distinct(text: str, argument: str) -> float:
 
 
 def groups_of_size(name: str) -> Mapping[str, float]:
-    """Return the parameters of a preset by group, "total" among them, or {"total": count} for a number.
+    """Return the parameters of a preset by group, including "total", or {"total": count} for a number.
 
     Raises:
-        RunError: it is neither.
+        RunError: the name is neither.
     """
     from unimol_scale.model.accounting import count_parameters
     from unimol_scale.model.presets import PRESETS
@@ -60,10 +60,10 @@ def groups_of_size(name: str) -> Mapping[str, float]:
 
 
 def flops_per_molecule(name: str, atoms: int) -> float:
-    """Return the training FLOPs of a preset for one molecule of so many atoms, by the model's accounting.
+    """Return the training FLOPs of a preset for one molecule of ``atoms`` atoms, by the model's accounting.
 
     Raises:
-        RunError: the size is not a preset; a bare number of parameters does not say what its pair track costs.
+        RunError: the size is not a preset; a bare number of parameters does not determine the cost of its pair track.
     """
     from unimol_scale.model.accounting import training_flops
     from unimol_scale.model.presets import PRESETS

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unimol_scale.common.run_files import TENSORBOARD
 from unimol_scale.common.summary_file import UnreadableRunError
 from unimol_scale.errors import RunError, nearest
-from unimol_scale.common.run_files import TENSORBOARD
-from unimol_scale.scaling.runs.run_records import GROUPS, LOSS, RunRecord, curve_of, decays_of, diverged
 from unimol_scale.scaling.runs.counts import groups_of_size
+from unimol_scale.scaling.runs.run_records import GROUPS, LOSS, RunRecord, curve_of, decays_of, diverged
 
 PATTERN = "events.out.tfevents."
-# Quantity → tags of this project where it is looked for, those of today first.
+# Quantity → tags of this project under which it may be logged, present ones first.
 TAGS: Mapping[str, tuple[str, ...]] = {
     "N": (),
     "D": ("progress/molecules", "molecules"),
@@ -25,8 +25,8 @@ TAGS: Mapping[str, tuple[str, ...]] = {
     "loss": (LOSS,),
     "lr": ("train/lr", "lr"),
 }
-STEP_TIMES = "step*"  # D as a number of molecules a step
-CUT_OFF = 0.1  # a decaying learning rate that ends above this share of its peak did not reach its end
+STEP_TIMES = "step*"  # D given as a number of molecules per step
+CUT_OFF = 0.1  # a decaying learning rate that ends above this fraction of its peak was cut off
 
 
 def has_event_files(names: list[str]) -> bool:
@@ -35,23 +35,23 @@ def has_event_files(names: list[str]) -> bool:
 
 
 def name_of(folder: Path) -> str:
-    """Return the name of a run: that of its folder, or of the folder above if it is called ``tensorboard``."""
+    """Return the name of a run: that of its folder, or of the parent folder if it is called ``tensorboard``."""
     return folder.parent.name if folder.name == TENSORBOARD else folder.name
 
 
 def read_event_folder(
     folder: Path, tags: Mapping[str, str], sizes: Mapping[str, str]
 ) -> tuple[RunRecord | None, list[str]]:
-    """Read the event files of one run, of all its sessions.
+    """Read the event files of all sessions of one run.
 
     Args:
-        folder: of the files.
-        tags: one of ``TAGS`` → its tag; those that are not given are looked for under this project's own tags.
-            D as "step*BATCH" counts molecules by steps.
-        sizes: name of a run → its size, a preset or a number of parameters; needed if no tag has N.
+        folder: folder of the files.
+        tags: one of ``TAGS`` → its tag; the others are looked up under this project's own tags. D as "step*BATCH"
+            counts molecules by steps.
+        sizes: name of a run → its size, a preset or a number of parameters; needed if no tag gives N.
 
     Returns:
-        The run at its last validation, or None when it is left out; and notes on it.
+        The run at its last validation, or None if it is left out; and notes on it.
 
     Raises:
         RunError: a tag or the size is missing.
@@ -73,7 +73,7 @@ def read_event_folder(
         events[molecules(step)] = {LOSS: loss, **terms}
     curve, curve_terms = curve_of(events)
     if diverged(curve):
-        return None, [f"{folder}: left out, it diverged"]
+        return None, [f"{folder}: left out because it diverged"]
     flops = series.get(chosen["C"], {})
     last = max(losses)
     rates = series.get(chosen["lr"], {})
@@ -101,8 +101,8 @@ def _cut_off(rates: Mapping[int, float], folder: Path) -> list[str]:
     if share <= CUT_OFF:
         return []
     return [
-        f"{folder}: its learning rate ends at {share:.0%} of its peak, so that its last loss may be one of mid-decay; "
-        "leave the run out if it did not finish"
+        f"{folder}: its learning rate ends at {share:.0%} of its peak, so its last loss may be from the middle of the "
+        "decay; leave out the run if it did not finish"
     ]
 
 
@@ -141,7 +141,7 @@ def _groups(
         return groups_of_size(sizes[name])
     if not tag:
         raise RunError(
-            f"{folder}: event files do not say how large the model is; give --size-of {name}=SIZE, a preset or a "
+            f"{folder}: event files do not record the size of the model; give --size-of {name}=SIZE, a preset or a "
             "number of parameters, or the tag that holds it with --column N=TAG"
         )
     values = _tag(series, tag, "N", folder)
@@ -153,8 +153,8 @@ class _Session:
     """Events of one start of a trainer.
 
     Attributes:
-        host: whose clock gave the file its name; clocks of several hosts may disagree.
-        first_step: from which it replaces earlier sessions; None if the file does not say.
+        host: host whose clock gave the file its name; clocks of several hosts may disagree.
+        first_step: step from which it replaces earlier sessions; None if the file does not say.
         values: tag → step → value.
     """
 
@@ -164,13 +164,13 @@ class _Session:
 
     @property
     def start(self) -> int:
-        """Step that sessions are ordered by."""
+        """Step by which sessions are ordered."""
         first = min((step for values in self.values.values() for step in values), default=0)
         return first if self.first_step is None else self.first_step
 
 
 def _read_series(folder: Path) -> dict[str, dict[int, float]]:
-    """Return tag → step → value of all files of a folder.
+    """Return tag → step → value over all files of a folder.
 
     On one host, a session replaces the events of earlier sessions from its first step on. The clocks of several hosts
     may disagree: if sessions of different hosts logged the same step, the one with the later first step counts (for
@@ -211,7 +211,7 @@ def _host(path: Path) -> str:
 
 
 def _sessions(path: Path) -> list[_Session]:
-    """Return the sessions of one file, in order; mostly it is one."""
+    """Return the sessions of one file, in order; usually there is one."""
     from tensorboard.compat.proto.event_pb2 import SessionLog
 
     sessions = [_Session(_host(path), None)]
@@ -251,14 +251,14 @@ def _events(path: Path) -> Iterator[Any]:
         head = data[position : position + 8]
         length, check = struct.unpack("<QI", data[position : position + 12])
         if masked_crc32c(head) != check:
-            raise UnreadableRunError(f"{path} is damaged at byte {position}; leave the run out or copy the file again")
+            raise UnreadableRunError(f"{path} is damaged at byte {position}; leave out the run or copy the file again")
         body = data[position + 12 : position + 12 + length]
         ending = data[position + 12 + length : position + 16 + length]
         if len(ending) < 4:
             return
         if masked_crc32c(body) != struct.unpack("<I", ending)[0]:
             raise UnreadableRunError(
-                f"{path} is damaged after byte {position}; leave the run out or copy the file again"
+                f"{path} is damaged after byte {position}; leave out the run or copy the file again"
             )
         try:
             yield Event.FromString(body)

@@ -11,8 +11,8 @@ from typing import Any
 from unimol_scale.common.text.delimited import read_records
 from unimol_scale.common.text.text_files import check_decoded, is_parquet, open_text
 from unimol_scale.errors import RunError, SourceError, nearest
-from unimol_scale.scaling.runs.run_records import GROUPS, LOSS, RunRecord, curve_of, diverged
 from unimol_scale.scaling.runs.counts import flops_per_molecule, groups_of_size
+from unimol_scale.scaling.runs.run_records import GROUPS, LOSS, RunRecord, curve_of, diverged
 from unimol_scale.scaling.runs.table_checks import check_units_agree, numbers_of
 
 # Columns that a table can have. The column of a loss term is named "loss/TERM".
@@ -28,7 +28,7 @@ COUNTS = ("N", "D", "C", "S", "U", "batch")  # columns whose values may be writt
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row: its place for messages, its number from 1 below the header, and its values by header."""
+    """One row: where it comes from, its number from 1 below the header, and its values by header."""
 
     source: str
     number_in_table: int
@@ -41,7 +41,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class ColumnTable:
-    """A table in memory: what it is called in messages, and header → values, all of one length."""
+    """A table in memory: its name in messages, and header → values, all of equal length."""
 
     name: str
     columns: Mapping[str, Sequence[Any]]
@@ -57,10 +57,10 @@ def read_table(
 
     Args:
         path: a .csv or .tsv file with a header line, a .parquet file, or a table in memory.
-        headers: one of ``COLUMNS`` or "loss/TERM" → the header of that column; by default the header is its own name.
+        headers: one of ``COLUMNS`` or "loss/TERM" → the header of that column; by default the header equals the name.
             Three values can be computed: D as "C/(6N)" and C as "6ND", as for language models, and C as "model@ATOMS"
-            from the computed FLOPs of the preset in the column ``size`` for molecules of so many atoms. Without a
-            column N, the number of parameters of the preset is taken.
+            from the computed FLOPs of the preset in the column ``size`` for molecules of that many atoms. Without a
+            column N, the number of parameters of the preset is used.
         trajectories: rows of the same name are validations of one run.
 
     Returns:
@@ -85,10 +85,10 @@ def read_table(
 
 
 def rows_of(path: Path | ColumnTable) -> tuple[list[str], list[TableRow]]:
-    """Return the headers of a table, a file or one in memory, and its rows.
+    """Return the headers and rows of a table, in a file or in memory.
 
     Raises:
-        RunError: it cannot be read.
+        RunError: the table cannot be read.
     """
     if isinstance(path, ColumnTable):
         return _read_columns(path)
@@ -108,7 +108,7 @@ def _check_columns(
         key for key in ("D", "C") if chosen[key] in (D_FROM_C, C_FROM_ND) or chosen[key].startswith(C_FROM_MODEL)
     }
     if computed == {"D", "C"} and not chosen["C"].startswith(C_FROM_MODEL):
-        raise RunError("--column D=C/(6N) and C=6ND need each other; one of D and C must be a column of the table")
+        raise RunError("--column D=C/(6N) and C=6ND depend on each other; one of D and C must be a column of the table")
     required = {"loss", "D", *headers} - computed
     if chosen["D"] == D_FROM_C:
         required |= {"C"}
@@ -120,21 +120,21 @@ def _check_columns(
         raise RunError(_missing(path, list(dict.fromkeys(missing)), found, chosen))
     twice = [key for key in chosen if found.count(chosen[key]) > 1]
     if twice:
-        raise RunError(f"{path} has two columns {chosen[twice[0]]!r}; rename the one that is not meant")
+        raise RunError(f"{path} has two columns {chosen[twice[0]]!r}; rename the wrong one")
 
 
 def _missing(path: Path | ColumnTable, keys: Sequence[str], found: Sequence[str], chosen: Mapping[str, str]) -> str:
     names = " and no column ".join(f"{chosen[key]!r} for {key}" for key in keys)
     text = f"{path} has no column {names}; name it with --column {keys[0]}=HEADER; {nearest(chosen[keys[0]], found)}"
     if "D" in keys and chosen["D"] == "D":
-        # What language models report: parameters and compute, which give the data.
+        # Language models usually report parameters and compute, which give the data.
         known = "it has N and C, from which" if {chosen["N"], chosen["C"]} <= set(found) else "where it has N and C,"
         text += f'; {known} D can be computed: --column "D={D_FROM_C}"'
     return text
 
 
 def _expression(text: str) -> str:
-    """Return a formula of ``--column`` in the spelling of this file, and any other text unchanged."""
+    """Return a formula of ``--column`` in this file's spelling, and any other text unchanged."""
     return EXPRESSIONS.get(re.sub(r"[\s*·]", "", text), text)
 
 
@@ -243,7 +243,7 @@ def _whole(row: TableRow, header: str, value: float) -> int:
 
 
 def _join(path: Path | ColumnTable, rows: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
-    """Join rows of the same name to one run: its last row, with the others as its curve."""
+    """Combine rows of the same name into one run: its last row, with the others as its curve."""
     by_name: dict[str, list[RunRecord]] = {}
     for row in rows:
         by_name.setdefault(row.name, []).append(row)
@@ -254,14 +254,14 @@ def _join(path: Path | ColumnTable, rows: Sequence[RunRecord]) -> tuple[list[Run
             if row.parameters != points[0].parameters:
                 raise RunError(
                     f"{row.source}: the run {name!r} has N = {row.parameters:.6g} here and {points[0].parameters:.6g} "
-                    f"in {points[0].source}; points along one run have one size"
+                    f"in {points[0].source}; all points along a run must have the same size"
                 )
             if row.molecules in events:
-                raise RunError(f"{row.source}: duplicate row, the run {name!r} has D = {row.molecules:.6g} twice")
+                raise RunError(f"{row.source}: duplicate row: the run {name!r} has D = {row.molecules:.6g} twice")
             events[row.molecules] = {LOSS: row.loss, **{f"{LOSS}/{key}": value for key, value in row.terms.items()}}
         curve, curve_terms = curve_of(events)
         if diverged(curve):
-            notes.append(f"{path}: the run {name!r} was left out, it diverged")
+            notes.append(f"{path}: the run {name!r} was left out because it diverged")
             continue
         last = max(points, key=lambda row: row.molecules)
         records.append(replace(last, curve=curve, curve_terms=curve_terms))

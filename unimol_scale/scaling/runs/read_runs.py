@@ -1,4 +1,4 @@
-"""Reads all runs that a user names (run folders, event files, tables) and checks that they compare. No torch."""
+"""Reads all runs that a user names (run folders, event files, tables) and checks that they are comparable. No torch."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -8,11 +8,12 @@ from typing import TypeVar
 from unimol_scale.common.summary_file import UnreadableRunError
 from unimol_scale.errors import RunError, nearest
 from unimol_scale.scaling.runs.event_files import has_event_files, name_of, read_event_folder
-from unimol_scale.scaling.runs.run_records import RUN_FILES, RunRecord, check_comparable, read_run_folder
 from unimol_scale.scaling.runs.loss_tables import ColumnTable, read_table
+from unimol_scale.scaling.runs.run_records import RUN_FILES, RunRecord, check_comparable, read_run_folder
 from unimol_scale.scaling.runs.runs_table import is_runs_table, read_runs_table
 
 Content = TypeVar("Content")
+_MOST_NAMED = 3  # trunks in a note
 
 
 def read_runs(
@@ -28,22 +29,22 @@ def read_runs(
     """Read every finished run under the paths.
 
     Args:
-        paths: run folders, folders of event files, directories that hold either at any depth, or tables: files, or in
-            memory.
-        columns: of tables the header, of event files the tag that holds N, D, C, loss, …; see those readers.
-        sizes: name of a run that has only event files → its size.
+        paths: run folders, folders of event files, directories that contain either at any depth, or tables, as files or
+            in memory.
+        columns: for tables the header, for event files the tag of N, D, C, loss, …; see those readers.
+        sizes: name of a run with only event files → its size.
         trajectories: whether rows of one name in a table are validations along one run.
-        leave_out: names of runs to be left out, with a note.
-        trunks: whether runs count that were trained at a constant rate for others to branch off; their losses are above
-            those of finished schedules.
-        rates: whether runs may differ in the learning rate or the batch size alone.
+        leave_out: names of runs to leave out, with a note.
+        trunks: whether to include runs that were trained at a constant rate for others to branch off, although their
+            losses are above those of finished schedules.
+        rates: whether runs may differ only in the learning rate or the batch size.
 
     Returns:
         The runs, and a note on every run that was left out or needs care.
 
     Raises:
-        RunError: a path or a run to be left out is missing, no run is left to fit, a table is wrong, runs are
-            duplicates or may not be compared. A damaged run folder is none: it is left out with a note.
+        RunError: a path or a run to leave out is missing, no run is left, a table is wrong, or runs are duplicates or
+            not comparable. A damaged run folder is not an error: it is left out with a note.
     """
     records: list[RunRecord] = []
     notes: list[str] = []
@@ -73,7 +74,7 @@ def read_runs(
             )
     unknown = sorted(set(sizes or {}) - {name_of(folder) for folder in events})
     if unknown:
-        raise RunError(f"--size-of {unknown[0]}: no run of that name is known by event files alone")
+        raise RunError(f"--size-of {unknown[0]}: there is no run of that name with only event files")
     for folder in events:
         found_run = _unless_damaged(folder, lambda folder: read_event_folder(folder, columns or {}, sizes or {}))
         record, remarks = (None, [found_run]) if isinstance(found_run, str) else found_run
@@ -81,13 +82,13 @@ def read_runs(
         notes += remarks
     if len(events) > 1:
         notes.append(
-            f"{len(events)} runs are known by their event files alone, which do not say objective or validation set: "
-            "that their losses compare is taken on trust"
+            f"{len(events)} runs have only event files, which do not record objective or validation set; their losses "
+            "are assumed to be comparable"
         )
     for name in leave_out:
         if name not in {record.name for record in records}:
             raise RunError(f"--leave-out {name}: there is no such run; {nearest(name, [run.name for run in records])}")
-        notes += [f"{record.source}: left out, as --leave-out {name} asks" for record in records if record.name == name]
+        notes += [f"{record.source}: left out (--leave-out {name})" for record in records if record.name == name]
     records = [record for record in records if record.name not in leave_out]
     if not trunks:
         records, left_out = _without_trunks(records)
@@ -102,7 +103,7 @@ def read_runs(
 def _without_trunks(records: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
     """Return the runs without the trunks among them, and a note on those.
 
-    A run that others branched off is one even if it does not say so itself, unless its own learning rate decays.
+    A run that others branched off counts as one even if it does not say so itself, unless its own learning rate decays.
     """
     named = {Path(record.trunk).resolve() for record in records if record.trunk is not None}
 
@@ -112,19 +113,21 @@ def _without_trunks(records: Sequence[RunRecord]) -> tuple[list[RunRecord], list
     trunks = [record.source for record in records if is_trunk(record)]
     if not trunks:
         return list(records), []
+    named_trunks = ", ".join(trunks[:_MOST_NAMED])
+    others = f" and {len(trunks) - _MOST_NAMED} more" if len(trunks) > _MOST_NAMED else ""
     note = (
-        f"trunks are left out: {', '.join(trunks)}. Their learning rate does not decay, so their losses are above those "
-        "of finished runs and lie on no law; their branches count (--trunks takes them in)"
+        f"trunks are left out: {named_trunks}{others}. Their learning rate does not decay, so their losses are above "
+        "those of finished runs and do not follow the law; their branches count (--trunks includes them)"
     )
     return [record for record in records if not is_trunk(record)], [note]
 
 
 def _unless_damaged(folder: Path, read: Callable[[Path], Content]) -> Content | str:
-    """Return what ``read`` returns for a folder; if its files are damaged, why the run is left out."""
+    """Return what ``read`` returns for a folder, or, if its files are damaged, why the run is left out."""
     try:
         return read(folder)
     except UnreadableRunError as error:
-        return f"{folder}: left out, it cannot be read ({error})"
+        return f"{folder}: left out because it cannot be read ({error})"
 
 
 def find_run_folders(root: Path) -> tuple[list[Path], list[Path]]:

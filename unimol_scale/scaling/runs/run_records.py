@@ -1,7 +1,7 @@
 """Reads the record of a finished training run from its folder, and checks which runs can be compared. No torch.
 
-A run folder has summary.json, written when the run ends, and metrics.jsonl, with one line for each log event. A folder
-without the summary of a finished run is skipped with a note. Runs that cannot be compared are an error that shows how
+A run folder has summary.json, written when the run ends, and metrics.jsonl, with one line per log event. A folder
+without the summary of a finished run is skipped with a note. Runs that cannot be compared cause an error that shows how
 they differ.
 """
 
@@ -12,12 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unimol_scale.common.files import hash_file
-from unimol_scale.common.summary_file import UnreadableRunError, read_summary
-from unimol_scale.common.text.json_files import read_json
 from unimol_scale.common.metrics_file import Metrics, read_metrics, values_by_step
-from unimol_scale.common.trees import Differences, Flat, as_lines, differences, flatten
-from unimol_scale.config import read_yaml
-from unimol_scale.errors import ConfigError, RunError, version_problem
 from unimol_scale.common.run_files import (
     CONFIG_NAME,
     DIVERGED_FACTOR,
@@ -26,6 +21,11 @@ from unimol_scale.common.run_files import (
     SUMMARY_SCHEMA_VERSION,
     UNIQUE,
 )
+from unimol_scale.common.summary_file import UnreadableRunError, read_summary
+from unimol_scale.common.text.json_files import read_json
+from unimol_scale.common.trees import Differences, Flat, as_lines, differences, flatten
+from unimol_scale.config import read_yaml
+from unimol_scale.errors import ConfigError, RunError, version_problem
 
 LOSS = "valid/loss"
 RUN_FILES = (SUMMARY_NAME, METRICS_NAME)
@@ -36,12 +36,12 @@ MEANINGS = {
     "objective_sha256": "the settings of the objective (noise, weights of the loss terms, …)",
     "validation_sha256": "validation set",
 }
-# What moved the weights; before there was a choice, AdamW did.
+# Key of the optimizer; versions without a choice used AdamW.
 OPTIMIZER, _FIRST_OPTIMIZER = "optimizer", "AdamW"
 DataUnit = Literal["molecule", "sample", "token"]
 DATA_UNITS: tuple[DataUnit, ...] = ("molecule", "sample", "token")
-MANIFEST = "manifest.json"  # of a conformer store
-UNDECAYED = ("constant", "inverse_sqrt")  # schedules that do not end
+MANIFEST = "manifest.json"  # file of a conformer store
+UNDECAYED = ("constant", "inverse_sqrt")  # schedules that do not decay to an end
 DECAYED = 0.99  # a learning rate below this share of its peak has begun to decay
 
 
@@ -50,35 +50,35 @@ class RunRecord:
     """One finished run.
 
     Attributes:
-        name: of the run; unique in a set.
+        name: name of the run; unique in a set.
         source: file or folder it was read from, for messages.
         size: name of the preset; None if unknown.
         parameters: number of all parameters.
-        groups: name of a group of parameters (``GROUPS``) → its count; empty when unknown.
-        molecules: molecules seen in training, repeats counted.
-        steps: optimiser steps; None when unknown.
-        global_batch_size: molecules a step; None when unknown.
-        flops: from the run's own log; None when unknown.
-        unique: distinct molecules that it was trained on, or could have been had it gone on; None when unknown.
-        learning_rate: at its peak; None when unknown.
-        unit: what D counts: "molecule" of runs, "sample" or "token" of tables.
+        groups: name of a group of parameters (``GROUPS``) → its count; empty if unknown.
+        molecules: molecules seen in training, counting repeats.
+        steps: optimiser steps; None if unknown.
+        global_batch_size: molecules per step; None if unknown.
+        flops: from the run's own log; None if unknown.
+        unique: distinct molecules in its training data; None if unknown.
+        learning_rate: peak learning rate; None if unknown.
+        unit: what D counts: "molecule" for runs, "sample" or "token" for tables.
         loss: validation loss at the last step.
         terms: name of a loss term → its validation loss at the last step.
-        seed: of the run; None when unknown.
+        seed: seed of the run; None if unknown.
         comparable: settings that must be the same for all runs of a law.
         curve: (molecules, validation loss) of every validation, in order.
-        curve_terms: name of a loss term → its validation loss at every entry of ``curve``; terms that some
-            validation did not have are left out.
-        decays: whether the learning rate falls from its peak in the course of the run; None when unknown.
-        own_flops: those of ``flops`` that are not of a trunk; None when unknown, or the run did all itself.
-        trunk: folder of the run that it branched off where its learning rate began to decay; None: it did not.
-        is_trunk: whether it was made for others to branch off, and its learning rate does not decay: its loss is then
+        curve_terms: name of a loss term → its validation loss at every entry of ``curve``; terms that are missing from
+            some validation are left out.
+        decays: whether the learning rate falls from its peak during the run; None if unknown.
+        own_flops: the part of ``flops`` that is not the trunk's; None if unknown, or if there is no trunk.
+        trunk: folder of the run that it branched off where its learning rate began to decay; None if there is none.
+        is_trunk: whether it was made for others to branch off and its learning rate does not decay, so that its loss is
             not that of a finished schedule.
         skipped: steps that were skipped because their loss or gradient was not finite.
-        damaged_lines: lines of the run's log that could not be read and were left out.
-        weight: how much the run counts in a fit, relative to others.
-        remarks: notes for whoever fits a law to it, each a sentence.
-        settings: of the run by dotted path; {} when unknown.
+        damaged_lines: lines of the run's log that could not be read and were ignored.
+        weight: weight of the run in a fit, relative to others.
+        remarks: notes for anyone who fits a law to it, each a sentence.
+        settings: settings by dotted path; {} if unknown.
     """
 
     name: str
@@ -132,16 +132,16 @@ def read_run_folder(folder: Path) -> RunRecord | str:
     """
     path = folder / SUMMARY_NAME
     if not path.is_file():
-        return f"{folder}: left out, it has no {SUMMARY_NAME} yet (still running, or killed)"
+        return f"{folder}: left out because it has no {SUMMARY_NAME} yet (still running, or killed)"
     summary = read_summary(folder)
     status = summary.value("status", str)
     if status != "finished":
-        return f"{folder}: left out, its status is {status!r}"
+        return f"{folder}: left out because its status is {status!r}"
     version = summary.value("schema_version", int)
     if problem := version_problem(version, SUMMARY_SCHEMA_VERSION, "schema_version"):
         raise UnreadableRunError(f"{path}: {problem}")
     if summary.value("diverged", bool):
-        return f"{folder}: left out, it diverged"
+        return f"{folder}: left out because it diverged"
     final = summary.group("final")
     parameters = summary.group("parameters")
     prefix = f"{LOSS}/"
@@ -149,12 +149,12 @@ def read_run_folder(folder: Path) -> RunRecord | str:
     settings = settings_of(folder)
     if (planned := _planned_steps(settings)) not in (None, steps):
         return (
-            f"{folder}: left out, its {CONFIG_NAME} says {planned} steps and its {SUMMARY_NAME} {steps}, so its last "
-            "loss is not that of a finished schedule"
+            f"{folder}: left out because its {CONFIG_NAME} says {planned} steps but its {SUMMARY_NAME} {steps}, so "
+            "its last loss is not that of a finished schedule"
         )
     skipped = summary.value("skipped", int) if "skipped" in summary else 0
     log = _read_log(folder)
-    schedule = summary.get("schedule")  # of a summary that is older than this key, None
+    schedule = summary.get("schedule")  # None in summaries that are older than this key
     branch = summary.group("branch") if summary.get("branch") is not None else None
     return RunRecord(
         name=summary.value("name", str),
@@ -175,7 +175,7 @@ def read_run_folder(folder: Path) -> RunRecord | str:
         | {OPTIMIZER: summary.value(OPTIMIZER, str) if OPTIMIZER in summary else _FIRST_OPTIMIZER},
         curve=log.curve,
         curve_terms=log.curve_terms,
-        decays=True if schedule == "wsd" else log.decays,  # the log of a branch may begin in its decay
+        decays=True if schedule == "wsd" else log.decays,  # the log of a branch may begin during its decay
         own_flops=None if branch is None else branch.group("own").number("flops"),
         trunk=None if branch is None else branch.value("trunk", str),
         is_trunk=bool(summary.get("keep_steps")) and schedule in UNDECAYED,
@@ -187,7 +187,7 @@ def read_run_folder(folder: Path) -> RunRecord | str:
 
 
 def settings_of(folder: Path) -> Flat:
-    """Return the settings in a run's config.yaml by dotted path; {} where there is none, or it cannot be read."""
+    """Return the settings in a run's config.yaml by dotted path; {} if it is missing or cannot be read."""
     path = folder / CONFIG_NAME
     try:
         return flatten(read_yaml(path)[0]) if path.is_file() else {}
@@ -208,9 +208,9 @@ def _learning_rate(settings: Flat) -> float | None:
 
 
 def _unique(summary: Mapping[str, Any], settings: Flat) -> float | None:
-    """Return the distinct molecules that a run had: as it recorded them, else those of its store if that is the same.
+    """Return the distinct molecules that a run had: as recorded, or else those of its store if that is unchanged.
 
-    Runs of earlier versions did not record them.
+    Runs of earlier versions did not record the number.
     """
     known = summary.get(UNIQUE)
     if known is not None:
@@ -229,7 +229,7 @@ def _unique(summary: Mapping[str, Any], settings: Flat) -> float | None:
 
 
 def _remarks(summary: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
-    """Return notes on a run that was not one schedule from random weights, as far as it is recorded."""
+    """Return notes on a run that was not a single schedule from random weights, as far as that is recorded."""
     remarks = []
     for change in summary.get("settings_changes") or ():
         if change["curve"] and change["step"]:
@@ -242,14 +242,14 @@ def _remarks(summary: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
             )
     if summary.get("init"):
         remarks.append(
-            f"{folder}: it began with the weights of {summary['init']['path']}, and its molecules do not count those "
-            "that they had seen"
+            f"{folder}: it started from the weights of {summary['init']['path']}, and its molecules do not include "
+            "those that these weights had seen"
         )
     return tuple(remarks)
 
 
 def _read_log(folder: Path) -> "_Log":
-    """Read the log of a run. Lines, or the whole file, may be missing: the summary has the end of the run."""
+    """Read the log of a run. Lines, or the whole file, may be missing, since the summary has the end of the run."""
     path = folder / METRICS_NAME
     try:
         metrics = read_metrics(path) if path.is_file() else Metrics((), ())
@@ -300,7 +300,7 @@ def check_comparable(records: Sequence[RunRecord], *, rates: bool = False) -> No
 
     Args:
         records: the runs.
-        rates: whether runs that differ in the learning rate or the batch size alone are different runs.
+        rates: whether runs that differ only in the learning rate or the batch size count as different runs.
 
     Raises:
         RunError: two runs differ in objective, noise or validation set, have the same name, or are the same run.
@@ -315,15 +315,16 @@ def check_comparable(records: Sequence[RunRecord], *, rates: bool = False) -> No
                 changed = _changed_objective(first, record)
                 settings = f". Their settings (first → second):{as_lines(changed)}" if changed else ""
                 raise RunError(
-                    f"runs that differ in {key} cannot share a law, for their losses are of different things "
-                    f"({MEANINGS[key]}): {first.source} has {ours or 'no word of it'}, {record.source} has "
-                    f"{theirs or 'no word of it'}; fit them separately by naming the run folders{settings}"
+                    f"runs that differ in {key} cannot share a law, because their losses measure different things "
+                    f"({MEANINGS[key]}): {first.source} has {ours or 'no record of it'}, {record.source} has "
+                    f"{theirs or 'no record of it'}; fit them separately by naming the run folders{settings}"
                 )
         ours, theirs = (one.comparable.get(OPTIMIZER, _FIRST_OPTIMIZER) for one in (first, record))
         if ours != theirs:
             raise RunError(
-                f"runs of different optimizers cannot share a law, for each has a law of its own: {first.source} has "
-                f"{ours}, {record.source} has {theirs}; fit them separately by naming the run folders"
+                "runs of different optimizers cannot share a law, because each optimizer has a law of its own: "
+                f"{first.source} has {ours}, {record.source} has {theirs}; fit them separately by naming the run "
+                "folders"
             )
         # Without seeds, a table can have two runs of one size and budget; they are the same run if the loss is equal.
         told_apart = record.seed if record.seed is not None else record.loss
@@ -335,7 +336,7 @@ def check_comparable(records: Sequence[RunRecord], *, rates: bool = False) -> No
                 along = same == "name" and (other.parameters, other.seed) == (record.parameters, record.seed)
                 hint = ", or use --trajectories if they are points along one run" if along else ""
                 if same != "name" and other.learning_rate != record.learning_rate and not rates:
-                    hint = "; they differ in the learning rate, whose best value --rates finds"
+                    hint = "; they differ in the learning rate: --rates finds the best one"
                 raise RunError(
                     f"duplicate run: {other.source} and {record.source} have the same {same}; leave one out{hint}"
                 )
@@ -344,10 +345,10 @@ def check_comparable(records: Sequence[RunRecord], *, rates: bool = False) -> No
 
 
 def _changed_objective(one: RunRecord, two: RunRecord) -> Differences:
-    """Return the settings in which the objectives of two runs differ, as far as the runs' config.yaml tell.
+    """Return the settings in which the objectives of two runs differ, as far as the runs' config.yaml record them.
 
-    One that a run does not name has the default of its version, which is not known here: it is left out unless nothing
-    else differs.
+    A setting that a run does not record has the default of its version, which is unknown here: it is left out unless
+    nothing else differs.
     """
     ours, theirs = _objective_of(one), _objective_of(two)
     changed = differences(ours, theirs)
@@ -355,7 +356,7 @@ def _changed_objective(one: RunRecord, two: RunRecord) -> Differences:
 
 
 def _objective_of(record: RunRecord) -> Flat:
-    """Return the settings of what a run learns; {} where they are not known."""
+    """Return the settings of what a run learns; {} if they are unknown."""
     mixture = "objective.mixture."
     learnt = {key.removeprefix(mixture).split(".")[0] for key in record.settings if key.startswith(mixture)}
     learnt = {"name", "mixture", *(learnt or {str(record.settings.get("objective.name"))})}

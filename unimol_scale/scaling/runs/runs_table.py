@@ -1,7 +1,7 @@
-"""Writes finished runs as one Parquet table, and reads it back: a law is then refitted without the run folders. No torch.
+"""Writes finished runs as one Parquet table and reads it back, so that a law can be refitted from it alone. No torch.
 
-A row is a run. Its columns N, D, C, loss and so on are those of any table of losses; the others hold the curve, the
-settings and what tells whether runs compare. No column says where on a machine a run or its data were.
+A row is a run. The columns N, D, C, loss and so on are those of any table of losses; the others hold the curve, the
+settings, and what decides whether runs are comparable. No column reveals the paths of a run or its data.
 """
 
 import json
@@ -15,7 +15,7 @@ from unimol_scale.errors import RunError, version_problem
 from unimol_scale.scaling.runs.run_records import GROUPS, RunRecord
 
 VERSION = 1
-_MARK = b"unimol-scale runs table"  # key in the file's metadata, whose value is the version
+_MARK = b"unimol-scale runs table"  # key in the file's metadata; its value is the version
 TERM = "loss/"
 # Column → attribute of a RunRecord whose values are stored as they are.
 _PLAIN = {
@@ -31,7 +31,7 @@ def write_runs_table(records: Sequence[RunRecord], path: Path) -> None:
 
     Args:
         records: as ``read_runs`` returns them.
-        path: to be written.
+        path: file to write.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -56,7 +56,7 @@ def read_runs_table(path: Path) -> list[RunRecord]:
     """Return the runs of a table that ``write_runs_table`` wrote.
 
     Raises:
-        RunError: it is damaged, or of a newer version.
+        RunError: the table is damaged, or of a newer version.
     """
     import pyarrow
     from pyarrow import parquet
@@ -115,7 +115,7 @@ def _row(record: RunRecord, terms: Sequence[str]) -> dict[str, Any]:
 
 
 def _without_places(settings: Flat) -> Flat:
-    """Return settings with the names of files and folders in place of where they are."""
+    """Return settings in which paths are replaced by the names of files and folders."""
 
     def named(value: Any) -> Any:  # noqa: ANN401
         return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value

@@ -1,4 +1,4 @@
-"""Checks a table of losses: every value of a column is a number, and all rows give N, D, C and the loss in one unit."""
+"""Checks a table of losses: columns contain only numbers, and all rows give N, D, C and the loss in the same units."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -12,11 +12,11 @@ from unimol_scale.scaling.runs.run_records import RunRecord
 
 FloatArray = npt.NDArray[np.float64]
 
-MOST_NAMED = 5  # rows that a message names
+MOST_NAMED = 5  # most rows that a message names
 OTHER_UNIT = 1e3  # rows whose C / 6ND differ by this factor are in different units
-SMALLEST_MODEL = 2_000  # parameters; a smaller N is counted in thousands or millions
+SMALLEST_MODEL = 2_000  # parameters; a smaller N must be in thousands or millions
 FEWEST_MOLECULES = 1_000
-GAP = 30.0  # least ratio of neighbouring values that a change of unit explains
+GAP = 30.0  # smallest ratio of neighbouring values that suggests a change of unit
 PERCENT = (30.0, 300.0)  # median of losses in per cent over median of fractions
 # What is written instead of a number → what to do about it.
 SPELLINGS = (
@@ -30,19 +30,17 @@ SPELLINGS = (
 )
 
 
-def numbers_of(
-    values: Sequence[object], header: str, sources: Sequence[str], *, counts: bool = False
-) -> list[float]:
+def numbers_of(values: Sequence[object], header: str, sources: Sequence[str], *, counts: bool = False) -> list[float]:
     """Return the values of a column as numbers.
 
     Args:
-        values: of the column, row by row.
-        header: of the column.
-        sources: where each row stands, for messages.
-        counts: whether they count something, and may be written as 84M or 1.1B.
+        values: values of the column, row by row.
+        header: header of the column.
+        sources: where each row comes from, for messages.
+        counts: whether the values are counts, which may be written as 84M or 1.1B.
 
     Raises:
-        RunError: some are no numbers; it names the rows and says how to write them.
+        RunError: some are not numbers; the message names the rows and says how to write them.
     """
     numbers = [_number(value) if not counts else _count(value) for value in values]
     wrong = [place for place, number in enumerate(numbers) if number is None]
@@ -68,7 +66,7 @@ def _count(value: object) -> float | None:
 def _complaint(wrong: Sequence[int], values: Sequence[object], header: str, sources: Sequence[str]) -> str:
     shown = {place: "" if values[place] is None else str(values[place]) for place in wrong}
     first = f"{sources[wrong[0]]}: {header!r} must be a number, not {shown[wrong[0]]!r}"
-    # "FILE: row 3 (line 4)" of the others needs no file again.
+    # For the other rows, "FILE: row 3 (line 4)" need not repeat the file.
     others = [f"{sources[place].rpartition(': ')[2]} has {shown[place]!r}" for place in wrong[1:MOST_NAMED]]
     more = [f"{len(wrong) - MOST_NAMED} more"] if len(wrong) > MOST_NAMED else []
     advice = next((advice for form, advice in SPELLINGS for text in shown.values() if form.fullmatch(text.strip())), "")
@@ -76,10 +74,10 @@ def _complaint(wrong: Sequence[int], values: Sequence[object], header: str, sour
 
 
 def check_units_agree(records: Sequence[RunRecord]) -> None:
-    """Check that all rows give N, D, C and the loss in one unit.
+    """Check that all rows give N, D, C and the loss in the same units.
 
     Raises:
-        RunError: some rows are off by orders of magnitude; it names them.
+        RunError: some rows are off by orders of magnitude; the message names them.
     """
     _check_compute(records)
     _check_column(records, "N", [record.parameters for record in records], _in_millions(SMALLEST_MODEL))
@@ -90,10 +88,10 @@ def check_units_agree(records: Sequence[RunRecord]) -> None:
 def _check_column(
     records: Sequence[RunRecord], name: str, values: Sequence[float], is_split: Callable[[FloatArray, FloatArray], bool]
 ) -> None:
-    """Refuse a column whose values fall into two groups, far apart, that only two units explain."""
+    """Refuse a column whose values form two groups so far apart that only different units explain them."""
     ordered = np.sort(np.asarray(values, dtype=float))
     if len(ordered) < 2 or not np.isfinite(ordered).all() or ordered[0] <= 0:
-        return  # single values are judged where the points are made
+        return  # single values are checked when points are made
     gaps = ordered[1:] / ordered[:-1]
     place = int(np.argmax(gaps))
     low, high = ordered[: place + 1], ordered[place + 1 :]
@@ -122,7 +120,7 @@ def _check_compute(records: Sequence[RunRecord]) -> None:
     known = [record for record in records if record.flops and record.parameters and record.molecules]
     ratios = np.array([(record.flops or 0.0) / (6.0 * record.parameters * record.molecules) for record in known])
     if len(known) < 2 or not np.isfinite(ratios).all() or ratios.min() <= 0:
-        return  # single values are judged where the points are made
+        return  # single values are checked when points are made
     usual = float(np.exp(np.median(np.log(ratios))))
     wrong = [place for place, ratio in enumerate(ratios) if not 1 / OTHER_UNIT < ratio / usual < OTHER_UNIT]
     if wrong:

@@ -1,13 +1,13 @@
-"""The law from the pretraining loss to the error on a task, and its predictions through the law of the loss. No torch.
+"""The law from pretraining loss to error on a task, and its predictions through the law of the loss. No torch.
 
-Three forms are fitted by least squares of the relative error, and the one that predicts left-out runs best is taken:
+Three forms are fitted by least squares of the relative error; the one that best predicts left-out runs is chosen:
 
     constant   error = e0             the task does not depend on the loss here
     power      error = k·L^p
     floor      error = e0 + k·L^p
 
-For a given p the other unknowns are linear, so that p alone is searched. A bootstrap draws runs with replacement, with
-all their rows. For a prediction, each draw takes a loss of the bootstrap of the first law, drawn independently.
+For a given p the other unknowns are linear, so only p has to be searched. A bootstrap draws runs with replacement, with
+all their rows. For a prediction, each draw uses an independent draw of the first law's bootstrap for the loss.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,16 +27,16 @@ Form = Literal["constant", "power", "floor"]
 FORMULAS: Mapping[Form, str] = {"constant": "error = e0", "power": "error = k*L^p", "floor": "error = e0 + k*L^p"}
 UNKNOWNS: Mapping[Form, int] = {"constant": 1, "power": 2, "floor": 3}
 MIN_RUNS = 4
-MIN_SPREAD = 1.02  # largest over smallest loss of the runs; less tells nothing of the dependence
+MIN_SPREAD = 1.02  # ratio of largest to smallest loss; a smaller one says nothing about the dependence
 POWERS = np.geomspace(0.05, 20.0, 120)
 PASSES, CLOSER = 3, 25  # searches for p, and values in the later ones
-REACH = 1.02  # a loss is within those of the runs up to this factor
-FEWEST_DRAWN = 3  # runs in a draw of the bootstrap
+REACH = 1.02  # a loss within this factor of those of the runs is not extrapolated
+FEWEST_DRAWN = 3  # fewest distinct runs in a bootstrap draw
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskCandidate:
-    """A form that was considered: its error on left-out runs, mean |prediction / error − 1|, or why there is none."""
+    """A form that was considered: its error on left-out runs, mean |prediction / error − 1|, or why it has none."""
 
     form: Form
     left_out_error: float | None = None
@@ -49,10 +49,10 @@ class TaskPrediction:
 
     Attributes:
         request: SIZE@MOLECULES.
-        loss: by the law of the loss.
-        error: by the law of the task; None if that is not determined (``obstacle``).
-        interval: of both laws together; None without a bootstrap of either.
-        notes: what it leans on.
+        loss: loss by the law of the loss.
+        error: error by the law of the task; None if it is not determined (``obstacle``).
+        interval: interval of both laws combined; None without a bootstrap of either.
+        notes: how far it is extrapolated.
         obstacle: why there is no error.
     """
 
@@ -70,16 +70,16 @@ class TaskLaw:
 
     Attributes:
         task: its name.
-        metric: that was measured; the error is 1 − it where higher is better.
+        metric: name of the metric; if higher is better, the error is 1 − metric.
         results: the rows.
-        form: that was chosen; None where the rows determine none (``obstacle``).
+        form: the chosen form; None if the rows determine none (``obstacle``).
         candidates: all forms.
-        parameters: e0, k and p as the form has them.
-        intervals: of them; None without a bootstrap.
-        draws: e0, k and p of the bootstrap, float [draws, 3], zeros where a form lacks them.
-        confidence: of the intervals.
-        undetermined: whether the interval of p reaches to where the error no longer falls with the loss.
-        predictions: one for each request.
+        parameters: e0, k and p, as far as the form has them.
+        intervals: intervals of the parameters; None without a bootstrap.
+        draws: e0, k and p of the bootstrap, float [draws, 3], zero where the form lacks them.
+        confidence: level of the intervals.
+        undetermined: whether the interval of p includes values with which the error does not fall with the loss.
+        predictions: one per request.
         obstacle: why there is no law.
     """
 
@@ -182,14 +182,14 @@ def predict_task(law: TaskLaw, analysis: Analysis, prediction: Prediction) -> Ta
     notes = [f"loss: {note}" for note in prediction.notes]
     if outside > REACH:
         side, end = ("below the lowest", low) if loss < low else ("above the highest", high)
-        notes.append(f"a loss of {loss:.4g} is {side} of the models measured on the task, {end:.4g}")
+        notes.append(f"a loss of {loss:.4g} is {side} of the models measured on the task ({end:.4g})")
         if law.undetermined:
             return TaskPrediction(
                 request=prediction.request,
                 loss=loss,
                 error=None,
                 notes=tuple(notes),
-                obstacle="the rows do not determine how the error goes on beyond them: the interval of p reaches zero",
+                obstacle="the rows do not determine the error beyond them, since the interval of p includes zero",
             )
     if law.form == "constant":
         notes.append("the task does not depend on the loss of these models")
@@ -218,11 +218,11 @@ def _interval(law: TaskLaw, analysis: Analysis, prediction: Prediction) -> Inter
 def _why_not(loss: FloatArray, runs: np.ndarray) -> str | None:
     count = int(runs.max()) + 1
     if count < MIN_RUNS:
-        return f"{count} pretraining runs were measured; {MIN_RUNS} are needed"
+        return f"{count} pretraining runs were measured, but {MIN_RUNS} are needed"
     if loss.max() < MIN_SPREAD * loss.min():
         return (
-            f"the losses of the runs, {loss.min():.4g} to {loss.max():.4g}, are all but the same: measure smaller "
-            "models, or earlier checkpoints, too"
+            f"the losses of the runs, {loss.min():.4g} to {loss.max():.4g}, are almost the same; measure smaller "
+            "models, or earlier checkpoints, as well"
         )
     return None
 
@@ -242,7 +242,7 @@ def _tails(confidence: float) -> list[float]:
 
 
 def _fit(form: Form, loss: FloatArray, error: FloatArray, weights: FloatArray) -> FloatArray:
-    """Fit a form for every weighting of the rows, by a search for p.
+    """Fit a form for every weighting of the rows, searching for p.
 
     Args:
         form: of the law.
@@ -257,7 +257,7 @@ def _fit(form: Form, loss: FloatArray, error: FloatArray, weights: FloatArray) -
     if form == "constant":
         floor = (weights @ inverse) / (weights @ inverse**2)
         return np.stack([floor, np.zeros(len(floor)), np.zeros(len(floor))], axis=1)
-    # Losses are taken relative to their mean, or high powers would over- and underflow.
+    # Losses are divided by their mean, so that high powers do not over- or underflow.
     centre = float(np.exp(np.log(loss).mean()))
     powers = POWERS[None]
     for _ in range(PASSES):
@@ -266,7 +266,7 @@ def _fit(form: Form, loss: FloatArray, error: FloatArray, weights: FloatArray) -
         rows, chosen = np.arange(len(weights)), np.argmin(cost, axis=1)
         power = np.broadcast_to(powers, cost.shape)[rows, chosen]
         found = np.stack([floor[rows, chosen], scale[rows, chosen] * centre**-power, power], axis=1)
-        # Between the neighbours of the best one, more closely.
+        # A finer search between the neighbours of the best value.
         powers = np.clip(power[:, None] * step ** np.linspace(-1.0, 1.0, CLOSER), POWERS[0], POWERS[-1])
     return found
 
@@ -297,7 +297,7 @@ def _consider(form: Form, loss: FloatArray, error: FloatArray, runs: np.ndarray)
     """Predict every run from the others; return the candidate, and its error on each run, float [R], if it has any."""
     count = int(runs.max()) + 1
     if count < UNKNOWNS[form] + 2:
-        why = f"{count} runs are too few for {UNKNOWNS[form]} unknowns and a test"
+        why = f"{count} runs are too few to fit {UNKNOWNS[form]} unknowns and test them"
         return TaskCandidate(form=form, obstacle=why), np.zeros(0)
     weights = np.array([runs != run for run in range(count)], dtype=np.float64)
     unknowns = _fit(form, loss, error, weights)
@@ -309,7 +309,7 @@ def _consider(form: Form, loss: FloatArray, error: FloatArray, runs: np.ndarray)
 
 
 def _choose(considered: Sequence[tuple[TaskCandidate, FloatArray]]) -> Form:
-    """Return the form with the lowest error on left-out runs; one more unknown has to win by a standard error."""
+    """Return the form with the lowest error on left-out runs; an additional unknown must win by one standard error."""
     (chosen, lowest), *others = considered
     for one, errors in others:
         if len(errors):

@@ -1,14 +1,14 @@
-"""Reads the table of what pretrained models reached on tasks, and joins it with the runs. Imports no torch.
+"""Reads a table of the results of pretrained models on tasks, and joins it with the runs. Imports no torch.
 
-Columns, one row for each run, task and split or seed:
+Columns, with one row per run, task and split or seed:
 
     run         name of the pretraining run
     task        name of the task, such as "QM9 gap"
-    metric      mae, rmse, mse, or one that is higher for better models (``SCORES``), which becomes 1 − value
-    value       of the metric on test rows
-    loss        validation loss of the pretrained model; without it, or where it is empty, that of the run of the name
-    checkpoint  optional: optimiser step that the model was taken at; without a loss, that of the validation there
-    seed        optional: of the split or of the fit, for the report
+    metric      mae, rmse, mse, or one that is higher for better models (``SCORES``) and becomes 1 − value
+    value       value of the metric on test rows
+    loss        validation loss of the pretrained model; if missing or empty, that of the run with this name
+    checkpoint  optional: optimiser step of the model; without a loss, the validation loss at that step is used
+    seed        optional: seed of the split or the fit, for the report
 """
 
 import math
@@ -25,20 +25,20 @@ from unimol_scale.scaling.runs.table_checks import numbers_of
 REQUIRED = ("run", "task", "metric", "value")
 OPTIONAL = ("loss", "checkpoint", "seed")
 ERRORS = ("mae", "rmse", "mse")
-SCORES = ("roc_auc", "prc_auc", "accuracy", "r2", "pearson", "spearman")  # at most 1, which is no error
+SCORES = ("roc_auc", "prc_auc", "accuracy", "r2", "pearson", "spearman")  # at most 1, which means no error
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResult:
-    """What one model reached on a task.
+    """The result of one model on a task.
 
     Attributes:
         run: name of its pretraining run.
         task: name of the task.
-        metric: that was measured.
+        metric: name of the metric.
         loss: validation loss of the model.
-        error: the metric, or 1 − it where higher is better.
-        seed: of the split or fit, as text; "" when unknown.
+        error: the metric, or 1 − metric if higher is better.
+        seed: seed of the split or fit, as text; "" if unknown.
     """
 
     run: str
@@ -54,16 +54,16 @@ def read_task_table(path: Path | ColumnTable, records: Sequence[RunRecord]) -> l
 
     Args:
         path: a .csv, .tsv or .parquet file, or a table in memory.
-        records: the runs, for the losses that the table does not give.
+        records: the runs, for losses that the table lacks.
 
     Raises:
-        RunError: a column is missing or unknown, a value is not a number, or a row has no loss and no run.
+        RunError: a column is missing or unknown, a value is not a number, or a row has neither a loss nor a known run.
     """
     found, rows = rows_of(path)
     missing = [name for name in REQUIRED if name not in found]
     if missing:
         raise RunError(
-            f"{path} has no column {missing[0]!r}; a table of tasks has {', '.join(REQUIRED)}, and may have "
+            f"{path} has no column {missing[0]!r}; a table of tasks needs {', '.join(REQUIRED)}, and may have "
             f"{', '.join(OPTIONAL)}; {nearest(missing[0], found)}"
         )
     if not rows:
@@ -77,7 +77,7 @@ def read_task_table(path: Path | ColumnTable, records: Sequence[RunRecord]) -> l
             raise RunError(f"{row.source}: unknown metric {metric!r}; {nearest(metric, (*ERRORS, *SCORES))}")
         error = 1.0 - value if metric in SCORES else value
         if not (math.isfinite(error) and error > 0):
-            raise RunError(f"{row.source}: an error must be a finite number above zero, and {metric} is {value:g}")
+            raise RunError(f"{row.source}: an error must be a finite number above zero, but {metric} is {value:g}")
         loss = _loss(row.source, row.values, by_name)
         results.append(
             TaskResult(
@@ -98,7 +98,7 @@ def _loss(source: str, values: Mapping[str, Any], by_name: Mapping[str, RunRecor
     if given is not None and str(given).strip() != "":
         (loss,) = numbers_of([given], "loss", [source])
     elif name not in by_name:
-        raise RunError(f"{source} has no loss, and there is no run {name!r} to take it of; {nearest(name, by_name)}")
+        raise RunError(f"{source} has no loss, and there is no run {name!r} to take it from; {nearest(name, by_name)}")
     else:
         loss = _loss_at(source, by_name[name], values.get("checkpoint"))
     if not (math.isfinite(loss) and loss > 0):
@@ -112,7 +112,7 @@ def _loss_at(source: str, record: RunRecord, checkpoint: object) -> float:
         return record.loss
     (step,) = numbers_of([checkpoint], "checkpoint", [source])
     if record.steps is None:
-        raise RunError(f"{source}: the run {record.name} does not say its steps; give the loss of the checkpoint")
+        raise RunError(f"{source}: the run {record.name} does not record its steps; give the loss of the checkpoint")
     if step == record.steps:
         return record.loss
     molecules = step * record.molecules / record.steps
@@ -130,5 +130,5 @@ def _check_metrics(path: Path | ColumnTable, results: Sequence[TaskResult]) -> N
         known = metrics.setdefault(result.task, result.metric)
         if known != result.metric:
             raise RunError(
-                f"{path}: the task {result.task!r} is measured by {known} and by {result.metric}; choose one"
+                f"{path}: the task {result.task!r} is measured both by {known} and by {result.metric}; choose one"
             )

@@ -9,7 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.downstream import loss_to_task
-from benchmarks.downstream.loss_to_task import LIPOPHILICITY, QM9, PretrainedModel, build_parser, ridge_error, run
+from benchmarks.downstream.loss_to_task import (
+    FINE_TUNING_RATES,
+    LIPOPHILICITY,
+    QM9,
+    PretrainedModel,
+    build_parser,
+    ridge_error,
+    run,
+)
+from unimol_scale.downstream.config import FinetuneConfig
 from unimol_scale.errors import ConfigError
 from unimol_scale.scaling.tasks.task_table import read_task_table
 
@@ -76,3 +85,36 @@ def test_what_is_measured_is_kept_and_the_table_is_one_that_the_fit_takes(
 def test_without_a_task_there_is_nothing_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--qm9 and --lipophilicity"):
         run(build_parser().parse_args(["a", "--output", str(tmp_path / "t.parquet")]))
+
+
+def test_fine_tuned_models_have_a_task_of_their_own_at_the_rate_that_validation_prefers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = SimpleNamespace(usable_M=np.ones(300, bool))
+    asked = []
+
+    def fitted(config: FinetuneConfig) -> SimpleNamespace:
+        asked.append(config)
+        better = config.train.learning_rate == FINE_TUNING_RATES[1]
+        seeds = range(config.seeds or 0)
+        # The test prefers the other rate, and is not asked.
+        return SimpleNamespace(
+            seeds=[SimpleNamespace(seed=seed, valid=1.0 - better, test=5.0 + better) for seed in seeds]
+        )
+
+    monkeypatch.setattr(
+        loss_to_task,
+        "model_at",
+        lambda path: PretrainedModel(path=path, run=path.name, step=10, loss=0.5, sha256=path.name),
+    )
+    monkeypatch.setattr(loss_to_task, "load_task", lambda *_: (rows, np.arange(60)))
+    monkeypatch.setattr(loss_to_task, "measure", lambda *_: [])
+    monkeypatch.setattr(loss_to_task, "kept_rows", lambda model, task, made_of, measured, work: measured())
+    monkeypatch.setattr(loss_to_task, "finetune", fitted)
+    run(options(tmp_path, "--fine-tune", "b", "--fine-tuning-seeds", "2"))
+    table = pq.read_table(tmp_path / "t.parquet").to_pylist()
+    assert [(row["run"], row["task"], row["value"], row["seed"]) for row in table] == [
+        ("b", "Lipophilicity, fine-tuned", 6.0, 0),
+        ("b", "Lipophilicity, fine-tuned", 6.0, 1),
+    ]
+    assert {config.label_fraction for config in asked} == {0.2}  # 60 of 300 molecules count

@@ -41,8 +41,8 @@ def test_nothing_is_deleted_without_yes_and_then_only_what_nothing_needs(runs, c
         assert main(["runs", "prune", str(runs), *arguments]) == 0
         assert {name: left(runs / name) for name in everything} == everything
     said = capsys.readouterr().out
-    assert "3 checkpoints (" in said
-    assert "Nothing was deleted; --yes deletes them" in said
+    assert "3 checkpoints of" in said
+    assert "can be deleted. Nothing was deleted yet; add --yes" in said
     assert f"{runs}/trunk: step-00000080 is kept ({runs}/branch branches off there)" in said
     assert f"{runs}/running: not touched, because it has no summary.json" in said
     assert main(["runs", "prune", str(runs), "--yes"]) == 0
@@ -51,6 +51,8 @@ def test_nothing_is_deleted_without_yes_and_then_only_what_nothing_needs(runs, c
     assert left(runs / "running") == [5, 10]
     assert not list((runs / "trunk" / "checkpoints").glob("tmp-*"))
     assert "3 checkpoints deleted" in capsys.readouterr().out
+    assert main(["runs", "prune", str(runs)]) == 0
+    assert "No checkpoint can be deleted: every one is still needed." in capsys.readouterr().out
 
 
 def test_the_newest_intact_one_is_kept_if_a_newer_one_is_damaged(tmp_path):

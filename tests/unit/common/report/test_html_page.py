@@ -27,5 +27,7 @@ def test_tables_with_pictures_become_cards_whose_cells_say_what_they_are(tmp_pat
     assert '<td data-label="two">5</td>' in page
     assert '<div class="scroll"><table>' in page
     assert "<td>1</td>" in page
+    pair = html_page("| one | two |\n| --- | --- |\n| ![](a.svg) | ![](a.svg) |\n", tmp_path)
+    assert '<div class="scroll cards pairs"><table>' in pair  # smaller pictures, or the table would be cut off
     with pytest.raises(FileNotFoundError):
         html_page("![](missing.png)", tmp_path)

@@ -105,8 +105,8 @@ def test_a_row_that_could_not_be_read_says_why() -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"target": 10}, "both, or neither"),
-        ({"temperature": 0.005}, "both, or neither"),
+        ({"target": 10}, "both or neither"),
+        ({"temperature": 0.005}, "both or neither"),
         ({"target": 0, "temperature": 1.0}, "target must be at least 1, got 0"),
         ({"target": 1, "temperature": 0.0}, "temperature must be above 0 and finite, got 0.0"),
         ({"target": 1, "temperature": float("nan")}, "temperature must be above 0 and finite, got nan"),

@@ -191,10 +191,10 @@ def test_a_build_is_refused_before_it_starts_where_a_gpu_does_not_answer(gpu: Gp
     require_gpus(CONFIG)
     assert gpu.gpus == {3, 5}
     gpu.broken = True
-    with pytest.raises(ConfigError, match="GPU 3 makes no conformer"):
+    with pytest.raises(ConfigError, match="GPU 3 cannot make a conformer"):
         require_gpus(CONFIG)
     gpu.broken, gpu.comes_short = False, {"CCO"}
-    with pytest.raises(ConfigError, match="GPU 3 makes no conformer of CCO: it gives no conformer"):
+    with pytest.raises(ConfigError, match="GPU 3 cannot make a conformer of CCO: it gives no conformer"):
         require_gpus(CONFIG)
 
 

@@ -111,12 +111,12 @@ def test_the_report_shows_every_picture_that_it_names_and_the_numbers(finished: 
     assert "30 rows read = 23 stored + " in text
     assert "7 not sampled" in text
     assert "| train | 17 | 73.9% |" in text
-    assert "6 Murcko scaffolds, none of them also in train" in text
+    assert "6 Murcko scaffolds, none of which are also in train" in text
     assert "| `c1ccccc1` | 9 |" in text
     assert "| no ring | 4 |" in text
     assert f"{sum(len(record.coordinates) for record in RECORDS) / len(RECORDS):.2f} on average" in text
     assert "| conformers | no_conformer | 2 | `second` | `C1CC` | xxx" in text
-    assert "The stage that makes conformers is called embed there." in text
+    assert "There, the stage that makes conformers is called embed." in text
 
 
 def test_rows_of_a_source_do_not_break_the_tables(finished: Finished) -> None:

@@ -1,5 +1,6 @@
 """What runs the jobs of a build: the code that a cluster is sent, and the progress of jobs in this process."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,14 +31,27 @@ def test_a_cluster_is_sent_both_packages_whole(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(ray_executor.ray, "init", init)
     with (
-        pytest.raises(StoreError, match="no cluster is there"),
-        ray_executor.on_ray(config_of(tmp_path, ray_address="10.0.0.1:6379")),
+        pytest.raises(StoreError, match=r"at auto: no cluster is there\. .* RAY_AUTH_MODE=token"),
+        ray_executor.on_ray(config_of(tmp_path, ray_address="auto")),
     ):
         pass
     folders = [Path(folder) for folder in given["runtime_env"]["py_modules"]]
     assert [folder.name for folder in folders] == ["conformer_gen", "unimol_scale"]
     assert (folders[0] / "run" / "worker.py").is_file()
     assert (folders[1] / "store" / "schema.py").is_file()
+
+
+def test_a_port_where_nothing_listens_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from conformer_gen.run import ray_executor
+
+    monkeypatch.setattr(ray_executor.ray, "init", lambda **_: pytest.fail("Ray would try for minutes"))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with (
+        pytest.raises(StoreError, match=rf"--ray-address 127\.0\.0\.1:{port}: nothing answers there"),
+        ray_executor.on_ray(config_of(tmp_path, ray_address=f"127.0.0.1:{port}")),
+    ):
+        pass
 
 
 def test_in_this_process_progress_moves_with_every_molecule(tmp_path: Path) -> None:

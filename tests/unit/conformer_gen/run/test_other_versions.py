@@ -74,7 +74,9 @@ def test_a_setting_that_yesterdays_build_had_not_is_refused_where_it_is_not_its_
     cut_off(config_of(tmp_path / "cut"))
     become_tomorrow(monkeypatch)
     for name in ("whole", "cut"):
-        with pytest.raises(StoreError, match=r"\n  parameters\.charges: keep → neutralise\nGive the same, choose"):
+        with pytest.raises(
+            StoreError, match=r"\n  parameters\.charges: keep → neutralise\nUse the same parameters, choose"
+        ):
             build(config_of(tmp_path / name, charges="neutralise"))
 
 

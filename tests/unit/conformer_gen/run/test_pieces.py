@@ -152,7 +152,7 @@ def plan(output: Path, **keys: int) -> dict[str, object]:
 
 def test_an_output_that_holds_something_else_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(StoreError, match="something else"):
+    with pytest.raises(StoreError, match="not a conformer store"):
         workspace.claim(tmp_path, plan(tmp_path), 500)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
     with pytest.raises(StoreError, match="is a file"):
@@ -162,7 +162,9 @@ def test_an_output_that_holds_something_else_is_not_touched(tmp_path: Path) -> N
 def test_an_unfinished_build_goes_on_with_the_same_parameters_only(tmp_path: Path) -> None:
     assert workspace.claim(tmp_path / "out", plan(tmp_path), 500) is False
     assert workspace.claim(tmp_path / "out", plan(tmp_path), 500) is False
-    with pytest.raises(StoreError, match=r"unfinished build of other .*\n  seed: 0 → 1\nGive the same, choose"):
+    with pytest.raises(
+        StoreError, match=r"unfinished build of other .*\n  seed: 0 → 1\nUse the same parameters, choose"
+    ):
         workspace.claim(tmp_path / "out", plan(tmp_path, seed=1), 500)
 
 

@@ -137,7 +137,7 @@ def test_a_node_whose_loss_is_noticed_late_clears_the_molecule(tmp_path: Path, m
 
 def test_a_cluster_that_falls_apart_ends_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = ScriptedRay(monkeypatch, lambda _: exceptions.NodeDiedError("gone"))
-    with pytest.raises(StoreError, match="run the same command again, it resumes"):
+    with pytest.raises(StoreError, match="run the same command again to resume"):
         run(ray, tmp_path, [job_of(range(4))], {HERE})
 
 

@@ -110,6 +110,6 @@ def test_of_urls_the_beginnings_of_a_few_are_fetched(monkeypatch: pytest.MonkeyP
         assert 900_000 * 0.95 < count.rows < 900_000 * 1.05
         assert len(server.requests) == row_counts.URLS_READ
     started = time.monotonic()
-    with pytest.raises(NetworkError, match="none of the 1 URLs that were tried can be had now"):
+    with pytest.raises(NetworkError, match="none of the 1 URLs that were tried can be read at present"):
         count_rows(smiles(f"{server.url}/1.smi"))
     assert time.monotonic() - started < 60

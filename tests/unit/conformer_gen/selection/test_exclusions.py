@@ -88,7 +88,7 @@ def test_a_store_tells_the_list_by_name_size_and_hash(tmp_path: Path) -> None:
             r"row 2 \(line 3\): a quote in this line is not closed",
         ),
         ("a.csv", b'smiles,name\nCCO,a\nCCN,"b\nc1ccccc1O,c\nCC,"d"\n', r"line 3"),
-        ("a.csv", b"smiles,y\nCCO,1,2,3\n", "4 fields, the header has 2"),
+        ("a.csv", b"smiles,y\nCCO,1,2,3\n", "4 fields, but the header has 2"),
         ("a.csv.gz", gzip.compress(b"smiles\n" + b"CCO\n" * 5000, mtime=0)[:-12], "cut off or damaged"),
         ("a.smi", b"CCO\nC\xc3\xa9C\n", "not printable ASCII"),
     ],
@@ -105,7 +105,7 @@ def test_a_list_that_cannot_be_read_as_a_whole_is_an_error(
 
 def test_rows_that_are_no_molecule_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     exclusions(tmp_path, "molecule", ALANINE, "not-a-smiles", "C(C")
-    assert "2 of 3 rows are no molecule that RDKit can read, and exclude nothing: x ('not-a" in caplog.text
+    assert "RDKit cannot read 2 of 3 rows, which therefore exclude nothing: x ('not-a" in caplog.text
 
 
 def test_a_list_that_excludes_nothing_is_an_error(tmp_path: Path) -> None:

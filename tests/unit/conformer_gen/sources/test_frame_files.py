@@ -15,6 +15,7 @@ from conformer_gen.sources.frame_files import hdf5
 from conformer_gen.sources.frame_files.xyz import read_xyz
 from conformer_gen.sources.frame_settings import FramesConfig
 from conformer_gen.sources.molecule import SourceMolecule
+from conformer_gen.sources.reader import read_source
 from tests.helpers.frame_files import (
     BOHR,
     EV,
@@ -31,6 +32,7 @@ from tests.helpers.frame_files import (
     reasons,
     write_aselmdb,
 )
+from unimol_scale.common.machine.memory import resident_bytes
 from unimol_scale.errors import ConfigError, SourceError
 from unimol_scale.store.schema import ConformerOrigin
 
@@ -130,6 +132,20 @@ def test_frames_of_a_group_that_are_looked_at_together_give_the_rows_of_one_afte
     assert sum(row.geometry is not None for row in together) == 2
     for here, there in zip(together, one_by_one, strict=True):
         assert pickle.dumps(here) == pickle.dumps(there)
+
+
+def test_groups_of_an_hdf5_file_that_were_read_do_not_stay_in_memory(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "many.hdf5", "w") as file:
+        for at in range(2_000):
+            group = file.create_group(f"{at:05}")
+            group["atomic_numbers"], group["conformations"] = [8, 1, 1], np.arange(18.0).reshape(2, 3, 3) + at
+            group["dft_total_energy"], group["smiles"] = [0.0, 1.0], ["O"]
+    rows = read_source(SourceConfig(name="hdf5", input=(str(tmp_path / "many.hdf5"),)))
+    assert all(row.geometry for row in itertools.islice(rows, 200))
+    early = resident_bytes()
+    assert sum(row.geometry is not None for row in rows) == 1_800
+    assert resident_bytes() - early < 12 << 20
 
 
 def test_hdf5_in_another_layout_by_a_mapping(tmp_path: Path) -> None:
@@ -241,12 +257,14 @@ WATER = "O 0 0 0.119\nH 0 0.763 -0.477\nH 0 -0.763 -0.477\n"
         (f"3\n\n{WATER}4\n\n{WATER}", ["wrong_count", ""]),
         (f"999999999999\n\n{WATER}3\n\n{WATER}", ["wrong_count", ""]),
         (f"3\n\n{WATER.replace('0.119', 'nan')}", ["no_geometry"]),
+        (f"3\n\n{WATER.replace('0.119', '1e39')}", ["no_geometry"]),
         (f"3\n\n{WATER.replace('O 0 0 0.119', 'O 0 0.763 -0.477')}", ["no_geometry"]),
         (f"3\n\n{WATER.replace('O', 'Xx')}", ["unknown_element"]),
         (f"3\n\n{WATER.replace('O', '119')}", ["unknown_element"]),
         (f"3\n\n{WATER.replace('O', 'Fe')}", ["metal_or_unknown_element"]),
         (f"3\nenergy=low\n{WATER}", ["energy_is_no_number"]),
         (f"3\nenergy=inf\n{WATER}", ["energy_is_no_number"]),
+        (f"3\nenergy=1e38\n{WATER}", ["energy_is_no_number"]),
         (f"3\ncharge=0.5\n{WATER}", ["charge_is_no_number"]),
         (f"3\ncharge=7\n{WATER}", ["bonds_not_perceived"]),
         (f"3\n\n{WATER}3\n\n{WATER}", ["duplicate_frame", ""]),
@@ -261,6 +279,14 @@ def test_every_bad_frame_of_an_xyz_file_is_a_row_with_its_reason(
 ) -> None:
     (tmp_path / "a.xyz").write_text(text)
     assert reasons(read("xyz", tmp_path)) == expected
+
+
+def test_atoms_on_one_point_are_the_reason_why_bonds_are_not_perceived(tmp_path: Path) -> None:
+    places = positions(placed("CCO", frames=1))[0]
+    places[1] = places[0]
+    atoms = [f"{symbol} {x} {y} {z}" for symbol, (x, y, z) in zip("CCOHHHHHH", places, strict=True)]
+    (tmp_path / "a.xyz").write_text("\n".join(["9", "", *atoms, ""]))
+    assert reasons(read("xyz", tmp_path)) == ["no_geometry"]
 
 
 def test_a_unit_cell_can_be_ignored(tmp_path: Path) -> None:

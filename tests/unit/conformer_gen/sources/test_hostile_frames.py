@@ -1,7 +1,10 @@
 """Files that want to run something or take all memory fail, and do nothing else."""
 
+import contextlib
 import pickle
 import sqlite3
+import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -9,7 +12,19 @@ import numpy as np
 import pytest
 
 from conformer_gen.sources.frame_settings import FramesConfig
-from tests.helpers.frame_files import ase_frames, numbers, placed, positions, read, reasons, write_aselmdb, write_lmdb
+from tests.helpers.frame_files import (
+    BOHR,
+    ase_frames,
+    curated,
+    numbers,
+    placed,
+    positions,
+    read,
+    reasons,
+    write_aselmdb,
+    write_lmdb,
+    write_small,
+)
 from unimol_scale.errors import SourceError
 
 MARK = "it_was_run"
@@ -44,6 +59,24 @@ def test_a_pickle_or_a_bomb_in_an_aselmdb_file_is_a_failed_row(tmp_path: Path, p
     found = reasons(read("ase-db", tmp_path / "a.aselmdb"))
     assert sorted(found) == [""] + ["unreadable_row"] * len(values)
     assert not_run(tmp_path)
+
+
+def test_a_record_of_an_aselmdb_file_that_would_go_beyond_its_end_is_a_failed_row(tmp_path: Path) -> None:
+    path, value = tmp_path / "a.aselmdb", zlib.compress(b"[1]") + bytes(9_000)
+    write_lmdb(path, {b"1": value, b"2": zlib.compress(b"[1]")})
+    large = "<HHHH"  # LMDB's node: size in two halves, a flag of large values, length of the key
+    head = struct.pack(large, len(value), 0, 1, 1)
+    assert path.read_bytes().count(head) == 1
+    path.write_bytes(path.read_bytes().replace(head, struct.pack(large, len(value), 1 << 13, 1, 1)))
+    first, second = read("ase-db", path)
+    assert f"has {(1 << 29) + len(value):,} bytes" in first.problem
+    assert second.problem
+
+
+def test_a_database_without_rows_is_a_failed_row(tmp_path: Path) -> None:
+    write_lmdb(tmp_path / "a.aselmdb", {b"nextid": b"1", b"other": b"2"})
+    (row,) = read("ase-db", tmp_path / "a.aselmdb")
+    assert row.reason == "no_rows"
 
 
 def test_a_pickle_in_a_column_of_an_sqlite_file_is_not_run(tmp_path: Path, pickled: bytes) -> None:
@@ -102,6 +135,81 @@ def test_links_objects_and_absurd_shapes_in_hdf5_fail(tmp_path: Path) -> None:
     found = dict(zip([row.id for row in rows], reasons(rows), strict=True))
     assert [name for name, reason in found.items() if not reason] == ["a:good"]
     assert {name.split(":")[1] for name in found} == {"good", "huge", "wide", "bomb", "text"}
+
+
+@pytest.mark.parametrize("name", ["atomic_numbers", "dft_total_energy", "forces", "smiles"])
+def test_what_stands_beside_the_positions_in_hdf5_is_not_read_where_it_is_absurdly_large(
+    tmp_path: Path, name: str
+) -> None:
+    h5py = pytest.importorskip("h5py")
+    molecule = placed("CCO", frames=2)
+    values = {"conformations": positions(molecule) / BOHR, "atomic_numbers": numbers(molecule)}
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        for key, value in values.items():
+            if key != name:
+                file[f"m/{key}"] = value
+        if name == "smiles":
+            file["m"].create_dataset(name, (1,), f"S{1 << 30}", chunks=(1,))
+        else:
+            file["m"].create_dataset(name, (2, 1 << 36), "f8" if name != "atomic_numbers" else "i4", chunks=(1, 1024))
+    tracemalloc.start()
+    (row,) = read("hdf5", tmp_path / "a.hdf5", frames=FramesConfig(keep=("forces",)))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 64 << 20
+    if name == "smiles":
+        assert curated(row).smiles == "CCO"
+    else:
+        assert row.problem
+
+
+def test_a_dataset_without_values_is_not_read_as_one(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    molecule = placed("CCO")
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        file["m/conformations"], file["m/atomic_numbers"] = positions(molecule) / BOHR, numbers(molecule)
+        file["m/dft_total_energy"] = h5py.Empty("f8")
+    (row,) = read("hdf5", tmp_path / "a.hdf5")
+    assert "no dataset 'dft_total_energy'" in row.problem
+
+
+@pytest.mark.parametrize("kind", ["db", "aselmdb", "npz", "msgpack", "xyz", "pdb", "mol2"])
+def test_a_damaged_file_of_any_kind_gives_rows_or_a_message(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("ase")
+    whole, damaged = tmp_path / f"whole.{kind}", tmp_path / f"damaged.{kind}"
+    source = write_small(whole)
+    random, data = np.random.default_rng(1), whole.read_bytes()
+    for first in (len(data), 128) * 30:  # anywhere, or in the head
+        content = bytearray(data)
+        for at in random.integers(0, min(first, len(data)), 5).tolist():
+            content[at] = int(random.integers(256))
+        damaged.write_bytes(content)
+        with contextlib.suppress(SourceError):
+            assert reasons(read(source, damaged))
+
+
+def test_a_damaged_hdf5_file_gives_rows_or_a_message(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    whole, damaged = tmp_path / "whole.hdf5", tmp_path / "damaged.hdf5"
+    with h5py.File(whole, "w") as file:
+        for at, smiles in enumerate(("CCO", "CCN", "c1ccoc1")):
+            molecule = placed(smiles)
+            file[f"in/{at}/conformations"], file[f"in/{at}/atomic_numbers"] = positions(molecule), numbers(molecule)
+            file[f"in/{at}/smiles"] = [smiles]
+    random, data = np.random.default_rng(0), whole.read_bytes()
+    refused = 0
+    for _ in range(150):
+        content = bytearray(data)
+        for at in random.integers(0, len(data), 20).tolist():
+            content[at] = int(random.integers(256))
+        damaged.write_bytes(content)
+        try:
+            rows = read("hdf5", damaged)
+        except SourceError:
+            refused += 1
+        else:
+            assert rows
+    assert 0 < refused < 150
 
 
 def test_objects_and_absurd_shapes_in_an_npz_file_fail(tmp_path: Path, pickled: bytes) -> None:

@@ -1,5 +1,6 @@
 """MOL2 files: the bonds, coordinates and titles of the file."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -42,3 +43,21 @@ def test_a_record_that_is_cut_off_is_a_failed_row(tmp_path: Path, cut: str, reas
     text = mol2("CCO")
     (tmp_path / "a.mol2").write_text(mol2("c1ccccc1") + text[: text.index(cut)])
     assert reasons(read("mol2", tmp_path)) == ["", reason]
+
+
+def test_text_before_the_first_record_is_a_failed_row(tmp_path: Path) -> None:
+    (tmp_path / "a.mol2").write_text("# by a program\n\n" + mol2("CCO").replace("MOLECULE", "MOL") + mol2("c1ccccc1"))
+    rows = read("mol2", tmp_path)
+    assert reasons(rows) == ["unreadable_row", ""]
+    assert "begins with '@<TRIPOS>MOL" in rows[0].problem
+
+
+def test_a_record_without_end_is_a_failed_row_and_is_not_held(tmp_path: Path) -> None:
+    head = "@<TRIPOS>MOLECULE\nlong\n"
+    (tmp_path / "a.mol2").write_text(mol2("CCO") + head + ("x" * 99 + "\n") * 200_000 + mol2("c1ccccc1"))
+    tracemalloc.start()
+    rows = read("mol2", tmp_path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert reasons(rows) == ["", "unreadable_row", ""]
+    assert most < 16 << 20

@@ -206,7 +206,7 @@ def test_missing_files_can_be_passed_over_and_are_listed(
     assert fetched(server, tmp_path, "/a", "/b", "/c", "/d", options=options) == [b"b", b"d"]
     assert (tmp_path / "missing.txt").read_text() == f"{server.url}/a\n{server.url}/c\n"
     heard = [record.getMessage() for record in caplog.records]  # without a listener, warnings only
-    assert [text.split(":")[1] for text in heard] == [" passed over", " passed over"]
+    assert [text.split(":")[1] for text in heard] == [" skipped", " skipped"]
 
 
 @pytest.mark.parametrize(

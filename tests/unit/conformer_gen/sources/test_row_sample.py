@@ -52,7 +52,7 @@ def test_a_sample_is_of_all_files_and_says_that_data_is_missing(tmp_path: Path) 
 
 
 def test_limit_and_sample_are_one_or_the_other_and_the_store_says_which(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="give one of the two"):
+    with pytest.raises(ConfigError, match="give only one of them"):
         SourceConfig(name="sample", limit=10, sample=10)
     with pytest.raises(ConfigError, match="sample must be at least 1"):
         SourceConfig(name="sample", sample=0)

@@ -30,10 +30,10 @@ def test_tranches_are_codes_or_patterns() -> None:
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("LDAA", "L is not a letter of molecular weight; valid: A, B, C, D, E, F, G, H, I, J, K"),
-        ("CDDA", "D is not a letter of reactivity; valid: A, B, C, E, G, I"),
-        ("C[A-Z]AA", "Z is not a letter of logP"),
-        ("C[D-A]AA", "the range D-A runs backwards"),
+        ("LDAA", "L is not a valid letter for molecular weight; valid: A, B, C, D, E, F, G, H, I, J, K"),
+        ("CDDA", "D is not a valid letter for reactivity; valid: A, B, C, E, G, I"),
+        ("C[A-Z]AA", "Z is not a valid letter for logP"),
+        ("C[D-A]AA", "the range D-A is in reverse order"),
     ],
 )
 def test_letters_that_a_place_does_not_have_are_named(pattern: str, message: str) -> None:
@@ -44,7 +44,7 @@ def test_letters_that_a_place_does_not_have_are_named(pattern: str, message: str
 def test_tranches_become_urls() -> None:
     assert locate(zinc("CD[AB]A")) == [f"http://files.docking.org/2D/CD/CD{letter}A.smi" for letter in "AB"]
     assert locate(zinc("CDAA", base_url="https://mirror/zinc/")) == ["https://mirror/zinc/CD/CDAA.smi"]
-    with pytest.raises(SourceError, match="is no tranche"):
+    with pytest.raises(SourceError, match="is not a tranche"):
         locate(zinc("cdaa"))
     with pytest.raises(SourceError, match="does not exist"):
         locate(SourceConfig(name="smiles", input=("CDAA",)))
@@ -73,7 +73,7 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
 def test_a_link_to_nothing_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "part-1.smi").write_text("CCO\n")
     (tmp_path / name).symlink_to(tmp_path / "unmounted" / "part-2")
-    with pytest.raises(SourceError, match=rf"{name} is a link to .*unmounted/part-2, which is not there"):
+    with pytest.raises(SourceError, match=rf"{name} is a link to .*unmounted/part-2, which does not exist"):
         locate(SourceConfig(name="smiles", input=(str(tmp_path),)))
 
 
@@ -119,7 +119,7 @@ def test_urls_and_files_are_read_in_their_order(tmp_path: Path, monkeypatch: pyt
     config = zinc("CDA[AB]", str(tmp_path / "here.smi"), "s3://bucket/last.smi", missing_ok=True)
     check_source(config)
     assert asked == []  # looking at inputs fetches nothing
-    with pytest.raises(SourceError, match="has not been fetched"):
+    with pytest.raises(SourceError, match="has not been downloaded"):
         next(read_source(config))
     assert [row.id for row in read_source(config, tmp_path / "d")] == ["CDAA", "CDAB", "here", "last"]
     base = "http://files.docking.org/2D/CD"

@@ -155,4 +155,4 @@ def test_a_stray_byte_costs_its_own_row(tmp_path: Path, smiles: bytes, problem: 
     (tmp_path / "a.smi").write_bytes(b"smiles id\nCCO 1\n" + smiles + b" 2\nCCC 3\n")
     rows = read(tmp_path / "a.smi")
     assert [bool(row.problem) for row in rows] == [False, True, False]
-    assert f"row 2 (line 3): the SMILES holds {problem}" in rows[1].problem
+    assert f"row 2 (line 3): the SMILES contains {problem}" in rows[1].problem

@@ -237,7 +237,7 @@ def test_qm9_as_sdf_beside_csv(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"row 2 .*'gdb_2'.* record 2 .*'gdb_3'.*do not belong together"):
         read("qm9", tmp_path)
     (tmp_path / "gdb9.sdf.csv").unlink()
-    with pytest.raises(SourceError, match="give both, or neither"):
+    with pytest.raises(SourceError, match="give both or neither"):
         read("qm9", tmp_path)
 
 

@@ -105,7 +105,7 @@ def test_a_row_with_too_many_or_too_few_fields_is_a_problem(tmp_path: Path) -> N
     rows = read(tmp_path / "a.csv", labels={"y": "eV"})
     assert [bool(row.problem) for row in rows] == [False, True, True, False, False]
     assert "row 2 (line 3) of" in rows[1].problem
-    assert "4 fields, the header has 3" in rows[1].problem
+    assert "4 fields, but the header has 3" in rows[1].problem
 
 
 def test_a_quote_that_is_never_closed_loses_its_own_row_and_no_other(tmp_path: Path) -> None:
@@ -157,12 +157,12 @@ def test_bytes_in_parquet_are_text_and_nested_columns_one_error(tmp_path: Path) 
         pq.write_table(pa.table({"smiles": pa.array([b"CCO", None], kind), "id": pa.array([b"one", b"two"])}), path)
         assert names_and_smiles(path) == [("one", "CCO"), ("two", "")]
     pq.write_table(pa.table({"smiles": [["CCO", "C"]], "y": [{"a": 1.0}], "n": [3]}), path)
-    with pytest.raises(SourceError, match=r"column 'smiles' holds list<.*>, not one value a row"):
+    with pytest.raises(SourceError, match=r"column 'smiles' holds list<.*>, not one value per row"):
         check_source(config_of(path))
     with pytest.raises(SourceError, match="column 'n' holds int64, not SMILES"):
         check_source(config_of(path, smiles_column="n"))
     pq.write_table(pa.table({"smiles": ["CCO"], "y": [{"a": 1.0}]}), path)
-    with pytest.raises(SourceError, match=r"column 'y' holds struct<.*>, not one value a row"):
+    with pytest.raises(SourceError, match=r"column 'y' holds struct<.*>, not one value per row"):
         check_source(config_of(path, labels={"y": ""}))
 
 

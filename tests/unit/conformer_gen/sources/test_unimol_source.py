@@ -89,7 +89,7 @@ def test_numeric_targets_become_labels(
 def test_a_molecule_with_another_number_of_targets_is_a_problem(tmp_path: Path) -> None:
     good, bad = rows(tmp_path, record(target=(1, 2)), record(target=(1, 2, 3)))
     assert good.problem == ""
-    assert bad.problem == "record 1 has 3 targets where others have 2"
+    assert bad.problem == "record 1 has 3 targets, but others have 2"
 
 
 class Hostile:
@@ -103,7 +103,7 @@ class Hostile:
 def test_a_hostile_record_is_a_problem_that_names_it_and_does_not_run(tmp_path: Path) -> None:
     hostile = record(coordinates=Hostile(tmp_path / "mark"))
     good, bad, last = rows(tmp_path, record(), hostile, record())
-    assert bad.problem == "record 1: its pickle names posix.system, which is refused and was not run"
+    assert bad.problem == "record 1: its pickle names posix.system, which is not allowed; nothing was run"
     assert (good.problem, last.problem, bad.geometry) == ("", "", None)
     assert not (tmp_path / "mark").exists()
 
@@ -114,7 +114,7 @@ def test_a_hostile_record_is_a_problem_that_names_it_and_does_not_run(tmp_path: 
         (b"", "damaged"),
         (pickle.dumps(record())[:-20], "damaged"),
         (pickle.dumps([1, 2]), "not a dict"),
-        (pickle.dumps({"atoms": METHANE}), "has no coordinates, smi"),
+        (pickle.dumps({"atoms": METHANE}), "lacks coordinates, smi"),
         (pickle.dumps(record(smi=b"C")), "smi is not a string"),
         (pickle.dumps(record(atoms="CHHHH")), "not a list of symbols"),
         (pickle.dumps(record(atoms=[6, 1, 1, 1, 1])), "not a list of symbols"),
@@ -142,7 +142,7 @@ def test_a_file_that_is_something_else_or_cut_off_is_an_error(tmp_path: Path) ->
         list(read_unimol(tmp_path / "nowhere.lmdb"))
     path = write(tmp_path / "cut.lmdb", {str(n).encode(): pickle.dumps(record()) for n in range(100)})
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(SourceError, match=r"cut\.lmdb has been cut off"):
+    with pytest.raises(SourceError, match=r"cut\.lmdb is truncated"):
         list(read_unimol(path))
 
 

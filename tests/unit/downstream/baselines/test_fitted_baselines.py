@@ -1,12 +1,15 @@
 """The baselines see what the models see and no more: no test label, no label that is missing, no row that is unused."""
 
 import dataclasses
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from tests.helpers.terminal import Terminal
 from tests.unit.downstream.baselines.conftest import ROWS, SPLIT, TREES, rows_of
+from unimol_scale.common.command_output import shown_on_stderr
 from unimol_scale.downstream.baselines import fitted_baselines, table_models
 from unimol_scale.downstream.baselines.baseline_results import TRIVIAL
 from unimol_scale.downstream.baselines.fitted_baselines import baseline_columns, fit_baselines, kept_baselines
@@ -40,6 +43,17 @@ def test_the_choice_is_of_the_validation_rows_and_validation_labels_are_for_noth
     assert member.of(best).test_by_target[0] > 0.0
     for name in NAMES:
         np.testing.assert_array_equal(same[name], predictions[name])
+
+
+def test_a_terminal_sees_how_many_of_them_are_fitted(fitted, labels, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with shown_on_stderr():
+        fitted(labels)
+    last = terminal.getvalue().rstrip("\x1b[?25h\n").splitlines()[-1]
+    assert "fitting the baselines" in last
+    assert "4/4" in last
 
 
 def test_scores_are_those_of_the_predictions(fitted, labels):

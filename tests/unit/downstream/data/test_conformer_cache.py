@@ -1,5 +1,6 @@
 """The cache of conformers: its folders keep their names, and its sets are the builder's own stores."""
 
+import logging
 import types
 from pathlib import Path
 
@@ -49,6 +50,16 @@ def test_a_set_is_the_store_that_the_build_command_makes_of_the_same_molecules(t
     assert [row["reason"] for row in failed[0]] == ["no_conformer"]
     assert failed[0] == failed[1]
     assert not list(folder.rglob("*.png")), "nobody reads the report of a few molecules"
+
+
+def test_depictions_are_not_called_conformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(conformer_cache, "QUIET", 2)
+    caplog.set_level(logging.INFO, "unimol_scale")
+    prepare([*SMILES, "CCN"], cache=tmp_path, geometry=False, max_atoms=None, workers=1)
+    assert "drawing 2D depictions: 3 of 3 molecules" in caplog.text
+    assert "generating conformers" not in caplog.text
 
 
 @pytest.mark.parametrize(("quiet", "expected"), [(3, []), (2, [0, 1, 2, 3])])

@@ -12,8 +12,8 @@ import pytest
 
 from unimol_scale import config as strict
 from unimol_scale.downstream.config import FinetuneConfig
-from unimol_scale.downstream.registry import METRICS, check_metric
 from unimol_scale.downstream.data.labelled_tables import check_task, infer_task, read_table
+from unimol_scale.downstream.registry import METRICS, check_metric
 from unimol_scale.errors import ConfigError, SourceError
 
 PRESETS = sorted((Path(__file__).resolve().parents[4] / "configs" / "downstream").glob("*.yaml"))
@@ -132,9 +132,9 @@ def test_bytes_in_parquet_are_text_and_a_nested_column_is_one_error(tmp_path):
         np.testing.assert_array_equal(table.labels_ML, [[1.5], [np.nan], [2.0]])
     columns = {"smiles": [["C", "O"]], "y": [{"value": 1.0}], "SMILES2": ["C"], "n": [7]}
     pq.write_table(pa.table(columns), path)
-    with pytest.raises(SourceError, match=r"column 'smiles' holds list<.*>, not one value a row"):
+    with pytest.raises(SourceError, match=r"column 'smiles' holds list<.*>, not one value per row"):
         read(path)
-    with pytest.raises(SourceError, match=r"column 'y' holds struct<.*>, not one value a row"):
+    with pytest.raises(SourceError, match=r"column 'y' holds struct<.*>, not one value per row"):
         read(path, "y", smiles_column="SMILES2")
     with pytest.raises(SourceError, match="column 'n' holds int64, not SMILES"):
         read(path, smiles_column="n")

@@ -1,6 +1,7 @@
 """Fine-tuning on classes: names go in and come back, probabilities add up to one, and the report counts confusions."""
 
 import csv
+import dataclasses
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -124,6 +125,12 @@ def test_two_named_classes_have_a_positive_one_that_is_told(sets, settings, pred
     for row in predicted(config.output)[:5]:
         probability = float(row[f"toxic p({name})"])
         assert row["toxic"] == (name if probability >= 0.5 else ({"active", "inactive"} - {name}).pop())
+
+
+def test_a_score_that_is_no_better_than_the_share_of_a_class_names_that_class(sets, settings):
+    done = finetune(settings(data=sets / "two.csv", targets=("toxic",), seeds=1, metric="accuracy", baselines=False))
+    worse = dataclasses.replace(done, seeds=tuple(dataclasses.replace(one, test=0.0) for one in done.seeds))
+    assert "no better than predicting the share of 'inactive' (accuracy " in worse.describe()
 
 
 def test_the_positive_class_is_the_one_with_label_1(sets, settings):

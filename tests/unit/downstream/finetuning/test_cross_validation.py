@@ -78,6 +78,17 @@ def test_the_interval_of_the_mean_allows_for_training_rows_that_folds_share(cros
     assert (done.interval.low, done.interval.high) == pytest.approx((done.mean - half, done.mean + half))
 
 
+def test_the_interval_of_the_mean_keeps_to_what_the_metric_can_be(crossed):
+    """Few folds that differ much have a wide interval, and no error is below 0."""
+    _, done = crossed
+    seeds = [dataclasses.replace(seed, test=1.0 if number else 9.0) for number, seed in enumerate(done.seeds)]
+    assert dataclasses.replace(done, seeds=tuple(seeds)).interval.low == 0.0
+    shares = [dataclasses.replace(seed, test=0.2 if number else 1.0) for number, seed in enumerate(done.seeds)]
+    share = dataclasses.replace(done, seeds=tuple(shares), metric="roc_auc", higher_is_better=True)
+    assert 0.0 <= share.interval.low < share.mean < share.interval.high <= 1.0
+    assert dataclasses.replace(done, seeds=tuple(seeds), metric="own.module:Metric").interval.low < 0.0
+
+
 def test_the_report_says_what_was_tested(crossed):
     config, done = crossed
     report = (config.folder / "report.md").read_text()

@@ -46,7 +46,7 @@ def test_the_figure_shows_losses_terms_settings_and_marks():
     assert figure.get_suptitle() == "run"
     assert [axes.get_title() for axes in figure.axes[1:]] == [*TERMS, "gradient norm", "learning rate"]
     assert labels(figure) == [
-        "training, each log event", "training, smoothed", "validation", "resumed (1×)", "steps skipped (2)",
+        "training, every log event", "training, smoothed", "validation", "resumed (1×)", "steps skipped (2)",
     ]  # fmt: skip
     main = figure.axes[0]
     assert main.get_yscale() == "log"

@@ -49,8 +49,8 @@ def test_a_log_that_cannot_be_opened_is_told_and_the_others_are_written(mine, tm
     with shown_on_stderr(), RunLog(tmp_path, "run", 10, 0, ["mine:Closed", "tensorboard"]) as log:
         log.event({"step": 1, "loss": 1.0})
     said = capsys.readouterr().err
-    assert "the log mine:Closed cannot be opened (PermissionError: not logged in); the run goes on without it" in said
-    assert "the log mine:Closed lacks 1 events" in said
+    assert "the log mine:Closed cannot be opened (PermissionError: not logged in); the run continues without it" in said
+    assert "the log mine:Closed has lost 1 events" in said
     assert steps_in(tmp_path) == [1]  # metrics.jsonl is written though it is not listed
     assert list((tmp_path / "tensorboard").iterdir())
 
@@ -59,7 +59,7 @@ def test_a_log_that_fails_is_told_without_any_listener(mine, tmp_path, caplog):
     with RunLog(tmp_path, "run", 10, 0, ["mine:Closed", "mine:Shaky"]) as log:
         log.event({"step": 2, "loss": 1.0})
     heard = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    for text in ("Closed cannot be opened", "Closed lacks 1 events", "Shaky has failed", "Shaky cannot be closed"):
+    for text in ("Closed cannot be opened", "Closed has lost 1 events", "Shaky has failed", "Shaky cannot be closed"):
         assert any(text in said for said in heard)
 
 
@@ -76,9 +76,9 @@ def test_a_log_that_fails_is_told_once_and_not_asked_for_ever(mine, tmp_path, ca
         for step in range(1, 51):
             log.event({"step": step, "loss": 1.0})
     said = capsys.readouterr().err
-    assert said.count("the log mine:Shaky has failed (TimeoutError: no answer); the run goes on") == 1
+    assert said.count("the log mine:Shaky has failed (TimeoutError: no answer); the run continues") == 1
     assert "cannot be closed (OSError: gone)" in said
-    assert "lacks 49 events" in said
+    assert "has lost 49 events" in said
     assert mine.ALL[0].asked == 1 + MAX_FAILURES
     assert steps_in(tmp_path) == list(range(1, 51))
     assert not (tmp_path / "tensorboard").exists()
@@ -97,5 +97,5 @@ def test_logs_are_named_by_the_registry_or_as_code():
     LogConfig(sinks=("jsonl", "mine:Shaky"))
     with pytest.raises(ConfigError, match=r"log\.sinks: unknown log 'tensorbord'; did you mean 'tensorboard'"):
         LogConfig(sinks=("tensorbord",))
-    with pytest.raises(ConfigError, match="one is named twice"):
+    with pytest.raises(ConfigError, match="a name occurs twice"):
         LogConfig(sinks=("jsonl", "jsonl"))

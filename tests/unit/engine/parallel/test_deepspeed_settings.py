@@ -86,5 +86,5 @@ def test_with_muon_a_file_names_no_optimizer(configured):
         return dataclasses.replace(config, train=dataclasses.replace(config.train, optimizer="muon"))
 
     assert "optimizer" not in deepspeed_settings(with_muon({}), cuda=False)
-    with pytest.raises(ConfigError, match=r"has optimizer, which cannot be used: train\.optimizer=muon decides"):
+    with pytest.raises(ConfigError, match=r"has optimizer, which cannot be used: train\.optimizer=muon sets"):
         deepspeed_settings(with_muon({"optimizer": {"type": "Muon"}}), cuda=False)

@@ -134,10 +134,10 @@ def test_launches_bound_a_run_of_few_molecules_a_rank():
     assert 6 < plan.compute.days < 9
     assert plan.compute.mfu < 0.02
     advice = " ".join(advice_on(plan))
-    assert "Launching kernels bounds this run" in advice
+    assert "Kernel launches limit this run" in advice
     assert "16 molecules" in advice
     assert plan.recommended_stage == 1
-    assert "Take zero.stage=1: " in advice
+    assert "Use zero.stage=1: " in advice
     # A file of settings belongs to its stage, and a run with the other stage would refuse it.
     with_file = plan_of(*run_of(zero_file="zero3.json"))
     assert any("zero.stage=1 and zero.config=configs/deepspeed/zero1.json" in text for text in advice_on(with_file))
@@ -161,7 +161,7 @@ def test_large_micro_batches_reach_the_share_of_the_peak_that_the_bandwidth_allo
     plan = plan_run(config, objective, {25: 10**6}, world_size=8, target=named_target("h200", "bf16"))
     assert plan.time.bound == "memory traffic"
     assert plan.time.compute / plan.time.seconds == pytest.approx(share, rel=0.15)
-    assert "Memory traffic bounds" in advice_on(plan)[0]
+    assert "Memory traffic limits" in advice_on(plan)[0]
 
 
 def test_a_slow_network_bounds_stage_3_and_is_named():
@@ -202,11 +202,18 @@ def test_the_budget_is_chosen_from_the_memory_of_a_gpu_and_a_set_one_is_kept():
     assert small.fit.fits
     assert large.fit.fits
     assert large.steps.micro_batches == 1
-    assert "chosen from memory" in render(large, config)
+    assert "chosen to fit the memory" in render(large, config)
     kept, _ = run_of(size="84M", stage=1, max_pairs=9_000)
     plan = plan_of(kept, objective, 8)
     assert plan.max_pairs == 9_000
     assert any(f"data.max_pairs={plan.fit.max_pairs}, or leave it out" in text for text in advice_on(plan))
+
+
+def test_a_batch_that_fits_as_a_whole_is_not_cut_by_rounding():
+    plan = plan_of(*run_of(size="0.2M", stage=1, max_pairs=None, global_batch_size=1024), 1)
+    assert plan.max_pairs == plan.fit.max_pairs == 31**2 * 1024
+    assert plan.steps.micro_batches == 1
+    assert "more memory" not in " ".join(advice_on(plan))
 
 
 def test_a_budget_is_chosen_once_and_then_kept(tmp_path):
@@ -319,7 +326,7 @@ def test_the_whole_plan_is_one_screen_of_aligned_lines():
         "data.max_pairs=",
         "GPU-hours",
         "checkpoint",
-        "bounds the step",
+        "limits the step",
         "stage 1",
         "disk",
     ):

@@ -191,7 +191,7 @@ def test_other_errors_stay_what_they_are(text):
 def test_a_host_that_is_too_small_is_refused_before_anything_is_allocated(monkeypatch):
     config, objective = run_of(size="1.1B", max_pairs=4_000, precision="bf16")
     monkeypatch.setattr(rehearsal, "available_bytes", lambda: 8 * 2**30)
-    with pytest.raises(RunError, match=r"needs an estimated .* GiB a rank, and .* GiB are available"):
+    with pytest.raises(RunError, match=r"needs an estimated .* GiB per rank, but .* GiB are available"):
         prepare_host_memory(config, objective, HISTOGRAM, ALONE)
     monkeypatch.setattr(rehearsal, "available_bytes", lambda: 400 * 2**30)
     prepare_host_memory(config, objective, HISTOGRAM, ALONE)

@@ -141,7 +141,7 @@ def test_a_run_that_diverged_is_done_and_said_to_be_so(place: Path, capsys: pyte
 def test_missing_store_or_script_is_told_before_anything_starts(place: Path) -> None:
     with pytest.raises(ConfigError, match=r"no conformer store at data/zinc20.*unimol-scale build --source zinc20"):
         launch_ladder(place, data="data/zinc20")
-    with pytest.raises(ConfigError, match=r"launch/train\.py does not exist.*leave the key out"):
+    with pytest.raises(ConfigError, match=r"launch/train\.py does not exist.*leave out the key"):
         launch_ladder(place, data="store", script="launch/train.py")
 
 
@@ -281,10 +281,10 @@ def test_one_run_of_the_ladder_can_be_named(place: Path, capsys: pytest.CaptureF
         ),
         (
             {"steps": [], "flops": [1e12], "overrides": {"train.global_batch_size": 50}, "objective": "blend"},
-            "flops: only the heads of denoise are counted here",
+            "flops: only the heads of denoise can be counted here",
         ),
         ({"steps": [], "flops": [float("inf")]}, "budgets must be positive"),
-        ({"warmup": 1.0}, "warmup must be a share"),
+        ({"warmup": 1.0}, "warmup must be a fraction"),
         ({"warmup": 0.1, "overrides": {"train.warmup_steps": 5}}, r"train\.warmup_steps is set by the ladder itself"),
         ({"slurm": {"array": "0-3"}}, "slurm: array is set by the ladder itself"),
         ({"steps": [0]}, "budgets must be positive"),

@@ -27,4 +27,4 @@ def test_finished_runs_need_disk_only(tmp_path, monkeypatch):
     line = ladder_estimate.total_line(planned)
     assert f"estimated for h100: {2 * config.ranks:.1f} h for the 1 run left" in line
     assert "at most 4.0 GiB of disk" in line
-    assert "time and disk of 2 of 4 runs are not known: no store" in line
+    assert "time and disk of 2 of 4 runs are unknown: no store" in line

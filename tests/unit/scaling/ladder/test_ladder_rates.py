@@ -74,7 +74,7 @@ def test_a_trunk_may_have_the_rate_of_the_middle_of_its_branches(tmp_path: Path)
 
 
 def test_a_trunks_rate_is_refused_where_no_law_sets_it(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="trunk_rate: only a rate_law sets the rate of a trunk"):
+    with pytest.raises(ConfigError, match="trunk_rate applies only with rate_law"):
         read_ladder(write(tmp_path, trunk_rate="middle", schedule="wsd", warmup=0.1, rate_law=None))
 
 
@@ -91,7 +91,7 @@ def test_the_plan_tells_the_rates_and_what_is_extrapolated(tmp_path: Path, capsy
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"overrides": {"train.global_batch_size": 64, "train.learning_rate": 1e-3}}, "is set by the ladder itself"),
+        ({"overrides": {"train.global_batch_size": 64, "train.learning_rate": 1e-3}}, "is already set by rate_law"),
         ({"overrides": {}}, "rate_law: 0.1M needs a train.global_batch_size"),
         ({"rate_law": "nowhere.json"}, "rate_law: nowhere.json cannot be read"),
         ({"law": {"law": {"name": "chinchilla"}}}, "is not a law of the learning rate"),

@@ -68,7 +68,7 @@ def test_a_sweep_is_climbed_like_any_ladder(place: Path) -> None:
         ({"rate_factors": [0]}, "must be positive"),
         ({"rate_factors": [1, 1.0001]}, "lie further apart"),
         ({"rate_factors": [1, 2], "overrides": {}}, "needs a train.learning_rate"),
-        ({"rate_factors": [1, 2], "rate_law": "law.json"}, "leave one of the two out"),
+        ({"rate_factors": [1, 2], "rate_law": "law.json"}, "leave out one of the two"),
         ({"batch_sizes": [32], "overrides": {"train": {"global_batch_size": 8}}}, "set by the ladder itself"),
     ],
 )

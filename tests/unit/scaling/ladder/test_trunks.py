@@ -12,7 +12,7 @@ from tests.helpers.pretend_training import calls, make_place
 from unimol_scale.cli.main import main
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.scaling.ladder import ladder, ladder_estimate, slurm
-from unimol_scale.scaling.runs.read_runs import read_runs
+from unimol_scale.scaling.runs.read_runs import _without_trunks, read_runs
 
 TRUNK = "try-0.1M-trunk-seed0"
 SBATCH = """#!/bin/bash
@@ -84,7 +84,7 @@ def test_a_larger_budget_makes_the_trunk_longer_and_leaves_finished_branches(pla
     assert climb() == 0
     assert len(calls(place)) == 6
     change(place, overrides={"train": {"learning_rate": 0.002}})
-    with pytest.raises(RunError, match=rf"{TRUNK} holds a run of other settings.*\n  train\.learning_rate"):
+    with pytest.raises(RunError, match=rf"{TRUNK} holds a run with other settings.*\n  train\.learning_rate"):
         ladder_estimate.estimate_runs(ladder.read_ladder(Path("ladder.yaml")), rungs(place), None)  # type: ignore[arg-type]
 
 
@@ -116,7 +116,7 @@ def test_branches_are_read_and_trunks_left_out_by_name_unless_asked_for(place: P
         ({"overrides": {"train": {"keep_steps": [5]}}}, r"train\.keep_steps is set by the ladder itself"),
         ({"overrides": {"branch_from": "runs/a"}}, "branch_from is set by the ladder itself"),
         ({"overrides": {"train": {"decay_fraction": 1}}}, "must be between 0 and 1, got 1"),
-        ({"warmup": 0.9}, "50 steps, begins to decay after step 40, before its warm-up of 45 steps is over"),
+        ({"warmup": 0.9}, "50 steps, starts to decay after step 40, before its warm-up of 45 steps is over"),
         ({"schedule": "linear"}, "schedule: .*'linear'"),
     ],
 )
@@ -139,6 +139,15 @@ def test_the_plan_says_what_sharing_saves(place: Path) -> None:
     assert "sharing" not in ladder_estimate.total_line(whole)
 
 
+def test_of_many_trunks_a_note_names_three() -> None:
+    records = [
+        SimpleNamespace(source=f"runs/t{number}", is_trunk=True, trunk=None, decays=False) for number in range(5)
+    ]
+    kept, (note,) = _without_trunks(records)
+    assert kept == []
+    assert "left out: runs/t0, runs/t1, runs/t2 and 2 more. Their" in note
+
+
 def test_slurm_starts_branches_only_after_their_trunks(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,18 +156,19 @@ def test_slurm_starts_branches_only_after_their_trunks(
     monkeypatch.setenv("PATH", f"{place}:/usr/bin:/bin")
     assert main(["ladder", "ladder.yaml", "--slurm"]) == 0
     out = capsys.readouterr().out
-    assert "next: sbatch runs/try-trunks.slurm.sh\nnext: sbatch --dependency=afterok:TRUNKS" in out
+    assert "next: sbatch runs/try.trunks.slurm.sh\nnext: sbatch --dependency=afterok:TRUNKS" in out
     assert main(["ladder", "ladder.yaml", "--slurm", "--submit"]) == 0
     submitted = (place / "submitted.txt").read_text().splitlines()
     assert submitted == [
-        "runs/try-trunks.slurm.sh", "--dependency=afterok:71 --kill-on-invalid-dep=yes runs/try.slurm.sh",
+        "runs/try.trunks.slurm.sh", "--dependency=afterok:71 --kill-on-invalid-dep=yes runs/try.slurm.sh",
     ]  # fmt: skip
-    trunks, branches = ((place / "runs" / f"try{part}.slurm.sh").read_text() for part in ("-trunks", ""))
+    trunks, branches = ((place / "runs" / f"try{part}.slurm.sh").read_text() for part in (".trunks", ""))
     assert (TRUNK in trunks, TRUNK in branches) == (True, False)
+    assert not list((place / "runs").glob("try-*.sh"))  # `fit-scaling-law runs/try-*` must find runs alone
     assert ("--array=0-1" in trunks, "--array=0-5" in branches) == (True, True)
     for name in (TRUNK, "try-0.1M-trunk-seed1"):
         assert main(["ladder", "ladder.yaml", "--only", name]) == 0
     assert main(["ladder", "ladder.yaml", "--slurm", "--submit"]) == 0
     assert (place / "submitted.txt").read_text().splitlines()[2:] == ["runs/try.slurm.sh"]
-    with pytest.raises(RunError, match="does not say which job"):
+    with pytest.raises(RunError, match="did not report the job number"):
         slurm._job_number("submitted")

@@ -54,7 +54,7 @@ def test_auto_takes_a_law_in_n_when_there_is_one_budget(flat: Path) -> None:
 
 def test_a_law_that_misses_the_sizes_it_did_not_see_is_called_poor(tmp_path: Path) -> None:
     write_ladder(tmp_path, law=lambda n, d: 2.0 + np.sin(n), seeds=(0, 1))
-    assert "too much to predict from" in run(tmp_path, hold_out="none", fit=FitConfig(bootstrap=0)).selection.reason
+    assert "too large for predictions" in run(tmp_path, hold_out="none", fit=FitConfig(bootstrap=0)).selection.reason
 
 
 def test_auto_takes_the_pure_power_when_that_is_the_truth(tmp_path: Path) -> None:
@@ -189,11 +189,13 @@ def test_a_burn_in_in_steps_leaves_out_the_validations_of_the_first_steps(joint:
     shortest = min(record.steps for record in analysis.records)
     assert len(run(joint, burn_in_steps=0, **quick).points) == 180
     # A run that has nothing behind the burn-in must not count by its end, which lies in it.
-    with pytest.raises(RunError, match=rf"has {shortest} steps, and --burn-in-steps {shortest} leaves out as many"):
+    with pytest.raises(
+        RunError, match=rf"has {shortest} steps, all of which --burn-in-steps {shortest} would leave out"
+    ):
         run(joint, burn_in_steps=shortest, **quick)
-    with pytest.raises(ConfigError, match="--burn-in and --burn-in-steps say the same in two ways"):
+    with pytest.raises(ConfigError, match="--burn-in and --burn-in-steps exclude each other"):
         AnalysisConfig(burn_in=0.5, burn_in_steps=10)
-    with pytest.raises(ConfigError, match="--burn-in-steps is a whole number of steps from 0, got -1"):
+    with pytest.raises(ConfigError, match="--burn-in-steps is a whole number of steps, at least 0; got -1"):
         AnalysisConfig(burn_in_steps=-1)
     sentence = summary_sentences(analysis)[0]
     assert f"at {len(analysis.points)} validations along them after the first 100 steps of each" in sentence

@@ -49,9 +49,9 @@ def fit(path: Path, *arguments: str) -> int:
         (times("C", 1 / 8.64e19), "it seems to be in petaflop/s-days (8.64e+19)"),
         (times("C", 1e-5), "less than training can cost: it seems to be in another unit than FLOPs"),
         (times("C", 1e6), "C is 1e+06 times 6·N·D, more than training can cost"),
-        (times("N", 1e-6), "N is 100 at most: it seems to count millions of parameters"),
+        (times("N", 1e-6), "N is at most 100: it seems to be in millions of parameters"),
         (times("D", 1e-6), "D seems to be in millions, D in steps"),
-        (times("D", 1e-8), "D is 100 at most: it seems to be in millions or in epochs"),
+        (times("D", 1e-8), "D is at most 100: it seems to be in millions or in epochs"),
     ],
 )
 def test_a_unit_that_cannot_be_meant_is_told(tmp_path: Path, change: Change, cause: str) -> None:

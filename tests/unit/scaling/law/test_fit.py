@@ -41,7 +41,7 @@ def test_every_law_is_recovered_exactly_from_losses_without_noise() -> None:
         points = make(law, truth, columns)
         fit = fit_law(law, points, QUICK)
         np.testing.assert_allclose(fit.predict(columns), points.loss, rtol=1e-6)
-        if law.name != "unimol2":  # its six parameters trade against each other; its predictions do not
+        if law.name != "unimol2":  # its six parameters compensate each other; its predictions do not
             assert dict(fit.parameters) == pytest.approx(truth, rel=1e-4)
 
 
@@ -149,7 +149,7 @@ def test_terms_that_trade_against_each_other_are_named_even_without_a_bootstrap(
     columns = {"N": m * 1e6, "D": s * 1024, "M": m, "S": s, "MS": m * s}
     fit = fit_law(UniMol2(), make(UniMol2(), dict(UniMol2.published), columns, noise=0.003, seed=4), QUICK)
     assert fit.undetermined == UniMol2().parameters
-    assert any("trade against each other" in warning for warning in fit.warnings)
+    assert any("compensate each other" in warning for warning in fit.warnings)
 
 
 def test_parameters_that_runs_do_not_determine_are_named() -> None:
@@ -157,7 +157,7 @@ def test_parameters_that_runs_do_not_determine_are_named() -> None:
     truth = {"E": 0.5, "A": 40.0, "alpha": 0.35}
     fit = fit_law(Saturating("N"), make(Saturating("N"), truth, within_a_decade, 0.005, seed=3), FitConfig())
     assert set(fit.undetermined) == {"E", "A", "alpha"}
-    assert any("determined by these runs" in warning or "trade against" in warning for warning in fit.warnings)
+    assert any("determined by these runs" in warning or "compensate each other" in warning for warning in fit.warnings)
     wide = make(Chinchilla(), CHINCHILLA, grid(), noise=0.005)
     assert fit_law(Chinchilla(), wide, FitConfig(bootstrap=200)).undetermined == ()
 
@@ -174,14 +174,14 @@ def test_linear_part_equals_the_reference_solver() -> None:
     ("law", "columns", "message"),
     [
         (Chinchilla(), {"N": np.geomspace(1e5, 1e6, 8), "D": np.full(8, 1e5)}, "D is constant"),
-        (Chinchilla(), {"N": np.geomspace(1e5, 1e6, 8), "D": np.geomspace(1e4, 1e5, 8)}, "rise and fall together"),
+        (Chinchilla(), {"N": np.geomspace(1e5, 1e6, 8), "D": np.geomspace(1e4, 1e5, 8)}, "change together"),
         (Saturating("N"), {"N": np.array([1e5, 1e6]), "D": np.full(2, 1e5)}, "2 distinct values, 3 are needed"),
         (Power("N"), {"N": np.array([1e5, 1.001e5]), "D": np.full(2, 1e5)}, "N is constant"),
-        (Power("C"), {"N": np.array([1e5, 1e6]), "D": np.full(2, 1e5)}, "do not all say C"),
+        (Power("C"), {"N": np.array([1e5, 1e6]), "D": np.full(2, 1e5)}, "not all runs record C"),
         (
             Chinchilla(),
             {"N": np.array([1e5, 1e6, 1e7, 1e5]), "D": np.array([1e4, 1e5, 1e4, 1e6])},
-            r"5 parameters, there are 4",
+            r"5 parameters, but there are only 4",
         ),
     ],
 )
@@ -210,7 +210,7 @@ def test_a_loss_that_does_not_fall_with_size_is_no_law() -> None:
             fit_law(law, rising, QUICK)
     flat = Points(names=tuple("abcdefgh"), runs=np.arange(8), columns=columns, loss=np.geomspace(1.0, 0.99, 8))
     fit = fit_law(Power("N"), flat, QUICK)
-    assert any("alpha stands at its bound" in warning for warning in fit.warnings)
+    assert any("alpha is at its bound" in warning for warning in fit.warnings)
 
 
 def test_a_floor_of_zero_is_reported_as_zero_with_a_warning() -> None:
@@ -221,7 +221,7 @@ def test_a_floor_of_zero_is_reported_as_zero_with_a_warning() -> None:
         Saturating("N"), Points(names=tuple("abcdefgh"), runs=np.arange(8), columns=columns, loss=loss), QUICK
     )
     assert fit.parameters["E"] == 0.0
-    assert any("E stands at its bound" in warning for warning in fit.warnings)
+    assert any("E is at its bound" in warning for warning in fit.warnings)
 
 
 def test_few_sizes_and_a_narrow_range_are_warned_about() -> None:

@@ -86,13 +86,13 @@ def test_where_nothing_was_repeated_it_is_refused_and_auto_does_not_think_of_it(
         run(records)
     analysis = run(records, law="auto")
     assert "repeated" not in {candidate.law.name for candidate in analysis.selection.candidates}
-    with pytest.raises(RunError, match=r"--distinct .* does not tell repeated data from new"):
+    with pytest.raises(RunError, match=r"--distinct .* does not distinguish repeated data from new"):
         run(records, law="chinchilla", distinct=1e6)
 
 
 def test_where_the_runs_do_not_say_what_they_had_it_is_refused() -> None:
     records = [RunRecord(**{**vars(record), "unique": None}) for record in runs()]
-    with pytest.raises(RunError, match="do not all say U"):
+    with pytest.raises(RunError, match="not all runs record U"):
         run(records)
 
 

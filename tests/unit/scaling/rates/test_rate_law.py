@@ -97,7 +97,7 @@ def test_what_did_not_vary_or_varied_with_another_is_named() -> None:
     assert any(text.startswith("D is 1e+06 in every sweep") for text in alone.warnings)
     together = fit(sweep_runs([(n, 20 * n, 64) for n in SIZES]))
     assert set(together.law.coefficients) == {"a", "b"}
-    assert any("D rises and falls with N" in text and "both together" in text for text in together.warnings)
+    assert any("D changes together with N" in text and "both together" in text for text in together.warnings)
     assert together.law.coefficients["b"] == pytest.approx(B + C, abs=0.05)
 
 
@@ -106,7 +106,7 @@ def test_extrapolation_is_named() -> None:
     assert law.beyond(1e6, 1e6, 64) == []
     size, data = law.beyond(6.4e7, 1e8, 64)
     assert size == "N is 10 times the largest of the sweeps"
-    assert data == "D is 100 times the largest of the sweeps, by which the law does not change the rate"
+    assert data == "D is 100 times the largest of the sweeps, which the law does not depend on"
 
 
 def test_few_sweeps_have_a_law_without_intervals() -> None:
@@ -118,10 +118,10 @@ def test_few_sweeps_have_a_law_without_intervals() -> None:
 @pytest.mark.parametrize(
     ("records", "message"),
     [
-        (sweep_runs([(n, 1e6, 64) for n in SIZES], rates=RATES[:1]), "differ in the learning rate alone"),
+        (sweep_runs([(n, 1e6, 64) for n in SIZES], rates=RATES[:1]), "differ only in the learning rate"),
         (sweep_runs([(n, 1e6, 64) for n in SIZES], rates=RATES[:2]), "no sweep has a minimum.*2 learning rates"),
         (sweep_runs([(1e6, 1e6, 64)]), "there is no law"),
-        ([RunRecord(name="a", source="runs/a", parameters=1e6, molecules=1e6, loss=1.0)], "runs/a does not say its"),
+        ([RunRecord(name="a", source="runs/a", parameters=1e6, molecules=1e6, loss=1.0)], "runs/a does not record its"),
     ],
 )
 def test_runs_that_are_no_sweeps_are_refused(records: list[RunRecord], message: str) -> None:

@@ -88,7 +88,7 @@ def test_a_parameter_that_the_runs_do_not_settle_is_said_to_be_so(analysis: Anal
     text = to_markdown(doubtful, {})
     assert "These runs do not determine whether the loss has a floor" in text
     assert "The floor is E" not in text
-    assert "not settled by these runs |" in text
+    assert "not determined by these runs |" in text
 
 
 def test_bad_predictions_are_called_poor(analysis: Analysis) -> None:

@@ -28,7 +28,7 @@ def test_settings_that_differ_and_losses_stand_side_by_side(runs):
     assert float(results["validation loss"][0]) < float(results["validation loss"][1])
     assert set(results) >= {"validation loss, token", "validation loss, distance", "state", "time"}
     assert len(found[0].valid[0]) == len(found[0].train[1]) == 10
-    with pytest.raises(RunError, match="two runs or more"):
+    with pytest.raises(RunError, match="at least two runs"):
         compare_runs([runs / "large"])
 
 

@@ -168,20 +168,20 @@ def test_that_losses_of_event_files_compare_is_taken_on_trust_and_said(tmp_path:
     write(tmp_path / "small", events(100))
     write(tmp_path / "large", events(100, loss=0.4))
     _, notes = read_runs([tmp_path], sizes={"small": "1M", "large": "2e6"})
-    assert "taken on trust" in notes[0]
+    assert "assumed to be comparable" in notes[0]
 
 
 def test_a_diverged_run_is_left_out_with_a_note(tmp_path: Path) -> None:
     write(tmp_path / "small", [*events(100), {**events(100)[-1], "step": 110, "molecules": 7040, "valid/loss": 3.0}])
     record, notes = read(tmp_path / "small")
     assert record is None
-    assert "left out, it diverged" in notes[0]
+    assert "left out because it diverged" in notes[0]
 
 
 @pytest.mark.parametrize(
     ("tags", "sizes", "message"),
     [
-        ({}, {}, r"do not say how large the model is; give --size-of small=SIZE"),
+        ({}, {}, r"do not record the size of the model; give --size-of small=SIZE"),
         ({}, {"small": "1.1G"}, r"unknown size '1\.1G'"),
         ({"loss": "valid/los"}, SIZES, "logs no 'valid/los' for loss.*did you mean 'valid/loss'"),
         ({"D": "step*many"}, SIZES, r"D=step\*many: give the molecules of a step"),
@@ -203,6 +203,6 @@ def test_a_run_folder_counts_before_its_event_files(tmp_path: Path) -> None:
     write(folder / "tensorboard", events(50))
     (record,), _ = read_runs([tmp_path])
     assert record.steps == 100
-    with pytest.raises(RunError, match="--size-of one: no run of that name is known by event files alone"):
+    with pytest.raises(RunError, match="--size-of one: there is no run of that name with only event files"):
         read_runs([tmp_path], sizes={"one": "1M"})
     shutil.rmtree(folder / "tensorboard")

@@ -54,7 +54,7 @@ def test_compute_is_counted_as_language_models_do_or_by_the_models_own_arithmeti
     assert list(pair_track) == [count_parameters(PRESETS[name]).pair_track for name in ("84M", "1.1B")]
     with pytest.raises(RunError, match="C=model@x: give the atoms"):
         read_table(path, {"C": "model@x"})
-    with pytest.raises(RunError, match="need each other"):
+    with pytest.raises(RunError, match="depend on each other"):
         read_table(path, {"C": "6ND", "D": "C/(6N)"})
 
 
@@ -65,7 +65,7 @@ def test_weights_steps_and_loss_terms_have_columns(tmp_path: Path) -> None:
     assert points.weight.tolist() == [0.5, 1.5]
     assert points.columns["S"].tolist() == [100, 100]
     assert make_points(records, "total", "token").loss.tolist() == [1.5, 1.2]
-    with pytest.raises(RunError, match="does not say how many of its parameters are pair-track"):
+    with pytest.raises(RunError, match="does not record how many of its parameters are pair-track"):
         make_points(records, "pair-track")
 
 
@@ -77,7 +77,7 @@ def test_rows_of_one_name_are_points_along_one_run_when_asked_for(tmp_path: Path
     assert [record.name for record in records] == ["a"]
     assert records[0].curve == ((10.0, 3.0), (20.0, 2.4), (30.0, 2.0))
     assert records[0].loss == 2.0
-    assert "run 'b' was left out, it diverged" in notes[0]
+    assert "run 'b' was left out because it diverged" in notes[0]
     with pytest.raises(RunError, match=r"duplicate run.*same name; leave one out, or use --trajectories"):
         read_runs([path])
 
@@ -94,7 +94,7 @@ def test_compute_that_is_told_of_whole_runs_is_no_other_unit_along_them(tmp_path
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name,N,D,loss\na,1e6,10,3\na,2e6,20,2\n", "points along one run have one size"),
+        ("name,N,D,loss\na,1e6,10,3\na,2e6,20,2\n", "all points along a run must have the same size"),
         ("name,N,D,loss\na,1e6,10,3\na,1e6,10,2\n", "duplicate row"),
         ("N,D,loss\n1e6,10,3\n", "no column 'name' for name"),
     ],
@@ -120,7 +120,7 @@ def test_a_run_can_be_left_out_by_name(tmp_path: Path) -> None:
     path = table(tmp_path / "t.csv", "name,N,D,loss\na,1e6,10,3\nb,1e6,20,2\n")
     records, notes = read_runs([path], leave_out=["a"])
     assert [record.name for record in records] == ["b"]
-    assert "as --leave-out a asks" in notes[0]
+    assert "(--leave-out a)" in notes[0]
     with pytest.raises(RunError, match="there is no such run"):
         read_runs([path], leave_out=["c"])
 

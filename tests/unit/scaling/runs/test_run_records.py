@@ -70,7 +70,7 @@ def test_a_run_whose_settings_changed_on_the_way_or_that_began_with_other_weight
     records, notes = read_runs([tmp_path])
     assert len(records) == 3
     assert len(notes) == 2
-    assert "began with the weights of runs/other" in notes[0]
+    assert "started from the weights of runs/other" in notes[0]
     assert "changed after step 40 (train.beta2 0.99 → 0.9)" in notes[1]
 
 
@@ -79,7 +79,7 @@ def test_a_run_that_ended_at_another_step_than_its_settings_say_is_left_out(tmp_
     write_run(tmp_path / "bad", "2M", 100, summary={"steps": 150})
     records, (note,) = read_runs([tmp_path])
     assert [record.name for record in records] == ["good"]
-    assert "says 100 steps and its summary.json 150" in note
+    assert "says 100 steps but its summary.json 150" in note
 
 
 def test_a_run_without_summary_is_left_out_with_a_note(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_mix_names_the_setting_that_differs(tmp_path: Path) -> None:
 def test_a_table_that_does_not_say_what_it_measured_is_not_mixed_with_runs(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "1M", 100)
     (tmp_path / "t.csv").write_text("N,D,loss\n1e6,1e6,2.5\n")
-    with pytest.raises(RunError, match="has no word of it"):
+    with pytest.raises(RunError, match="has no record of it"):
         read_runs([tmp_path / "a", tmp_path / "t.csv"])
 
 
@@ -241,14 +241,14 @@ def test_a_run_whose_log_is_lost_counts_by_its_summary(tmp_path: Path) -> None:
     assert record.curve == ()
     points = make_points([record], "total", burn_in=0.1)
     assert points.loss.tolist() == [record.loss]
-    assert "count by their end alone: a" in points.cautions[-1]
+    assert "count only with their last loss: a" in points.cautions[-1]
 
 
 @pytest.mark.parametrize("value", [float("nan"), 0.0, -1.0, float("inf")])
 def test_losses_must_be_positive_and_finite(tmp_path: Path, value: float) -> None:
     write_run(tmp_path / "a", "1M", 100, summary={"final": {"valid/loss": value}})
     records, _ = read_runs([tmp_path])
-    with pytest.raises(RunError, match=r"loss is .*finite values above zero"):
+    with pytest.raises(RunError, match=r"loss is .*finite positive values"):
         make_points(records, "total")
 
 

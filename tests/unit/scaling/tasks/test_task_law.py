@@ -91,8 +91,8 @@ def test_intervals_of_the_law_cover_the_truth() -> None:
 @pytest.mark.parametrize(
     ("results", "obstacle"),
     [
-        (rows(power, count=3), "3 pretraining runs were measured; 4 are needed"),
-        ([TaskResult(**{**vars(one), "loss": 1.0}) for one in rows(power)], "are all but the same"),
+        (rows(power, count=3), "3 pretraining runs were measured, but 4 are needed"),
+        ([TaskResult(**{**vars(one), "loss": 1.0}) for one in rows(power)], "are almost the same"),
     ],
 )
 def test_too_little_is_refused(results: list[TaskResult], obstacle: str) -> None:
@@ -185,7 +185,7 @@ def test_scores_become_errors_and_checkpoints_find_their_loss(runs: Path, tmp_pa
         ("run,task,metric,value\nnobody,b,mae,1\n", "there is no run 'nobody'"),
         ("run,task,metric,value,loss\na,b,maee,1,1\n", "unknown metric 'maee'"),
         ("run,task,metric,value,loss\na,b,mae,-1,1\n", "finite number above zero"),
-        ("run,task,metric,value,loss\na,b,mae,1,1\na,b,rmse,1,1\n", "measured by mae and by rmse"),
+        ("run,task,metric,value,loss\na,b,mae,1,1\na,b,rmse,1,1\n", "measured both by mae and by rmse"),
     ],
 )
 def test_a_wrong_table_is_refused(tmp_path: Path, runs: Path, text: str, message: str) -> None:

@@ -10,7 +10,7 @@ from unimol_scale.downstream.uncertainty.confidence_results import ConformalChec
 
 _SURE = 0.05  # p-value below which errors outside the domain are called significantly larger
 _ROWS = {
-    "validation": "the validation rows, which also chose the epochs, so they may be slightly too narrow "
+    "validation": "the validation rows, which also chose the {chosen}, so they may be slightly too narrow "
     "(`--calibration-fraction` reserves rows for calibration alone)",
     "calibration": "rows that were reserved for calibration",
     "out-of-fold": "the residuals of all folds (CV+)",
@@ -46,13 +46,14 @@ def _how_good(outcome: FinetuneResult) -> str:
     unit = f" {outcome.unit}" if outcome.unit else ""
     if outcome.folds and outcome.has_mean and outcome.interval is not None:
         ends = f"{outcome.interval.low:.4g} to {outcome.interval.high:.4g}"
-        return f"test {metric} **{outcome.mean:.4g}**{unit}, 95 % interval {ends} (over {outcome.describe_folds()})"
+        folds = f"(over {outcome.describe_folds()})"
+        return f"test {metric} **{outcome.mean:.4g}**{unit}, 95 % interval {ends} {folds}{_of_targets(outcome)}"
     interval = "no interval"
     if found.score_low is not None and found.score_high is not None:
         interval = f"95 % interval {found.score_low:.4g} to {found.score_high:.4g} (bootstrap over test molecules"
         interval += ")" if len(outcome.seeds) == 1 else " and seeds)"
     if outcome.has_mean:
-        return f"test {metric} **{outcome.mean:.4g}**{unit}, {interval}"
+        return f"test {metric} **{outcome.mean:.4g}**{unit}, {interval}{_of_targets(outcome)}"
     each = [value for value in map(outcome.standardised, outcome.seeds) if value is not None]
     if not each:
         return f"test {metric}: target by target below, since their units differ"
@@ -61,6 +62,15 @@ def _how_good(outcome: FinetuneResult) -> str:
         f"test {metric} **{np.mean(each):.3g}** standard deviations of the training labels, mean of "
         f"{len(outcome.targets)} targets{more}; target by target below"
     )
+
+
+def _of_targets(outcome: FinetuneResult) -> str:
+    """Return of how many targets a score is the mean; "" if there is one."""
+    number = len(outcome.targets)
+    judged = sum(outcome.target_mean(at) is not None for at in range(number))
+    if judged < number:
+        return f", mean of {judged} of {number} targets; the test rows cannot judge the others (see below)"
+    return f", mean of {number} targets" if number > 1 else ""
 
 
 def _against_what(outcome: FinetuneResult) -> str:
@@ -84,7 +94,8 @@ def _how_sure(outcome: FinetuneResult) -> str:
     check = found.conformal
     said = [f"{_promise(outcome, check)} {_coverages(outcome, check)}"]
     if not all(one.missing for one in check.targets):
-        said.append(f"They are calibrated on {_ROWS[check.rows]}")
+        rows = _ROWS[check.rows].format(chosen="epochs" if outcome.has_course else "penalty")
+        said.append(f"They are calibrated on {rows}")
     if found.spread:
         said.append(found.spread[0].upper() + found.spread[1:])
     return ". ".join(said) + "."

@@ -55,8 +55,9 @@ def fold_table(outcome: FinetuneResult) -> list[str]:
         shown = ["not known" if value is None else f"{value:.4g}" for value in scores]
         sizes = [f"{seed.split_sizes[name]:,}" for name in ("train", "test")]
         places = [str(number) for number in (seed.fold.repeat, seed.fold.fold, seed.seed)]
-        rows.append([*places, *sizes, str(seed.best_epoch), str(len(seed.losses)), *shown])
-    header = ["repeat", "fold", "seed", "train", "test", "best epoch", "of"]
+        epochs = [str(seed.best_epoch), str(len(seed.losses))] if outcome.has_course else []
+        rows.append([*places, *sizes, *epochs, *shown])
+    header = ["repeat", "fold", "seed", "train", "test", *(["best epoch", "of"] if outcome.has_course else [])]
     return markdown_table([*header, f"valid {metric}", f"test {metric}", "predicting the mean"], rows)
 
 

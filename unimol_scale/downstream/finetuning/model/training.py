@@ -20,6 +20,7 @@ from unimol_scale.downstream.data.batches import (
     RowReader,
     SampleMaker,
     repeated_samples,
+    steps_per_epoch,
     training_batches,
 )
 from unimol_scale.downstream.finetuning.model.conformer_statistics import ConformerStatistics
@@ -86,6 +87,7 @@ def fit(
     *,
     seed: int,
     device: torch.device,
+    on_step: Callable[[], None] = lambda: None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     ranks: Ranks | None = None,
 ) -> list[Epoch]:
@@ -96,8 +98,9 @@ def fit(
             ``train.noise_weight`` needs a coordinate head, which is removed at the end.
         problem: the data and the goal.
         config: settings of the training.
-        seed: seed of the order of rows, of dropout and of the noise.
-        device: device that computes.
+        seed: of the order of the rows, of dropout and of the noise.
+        device: to compute on.
+        on_step: called after every step.
         on_epoch: called after every epoch.
         ranks: ranks that share the micro-batches of every step, each on its own device. All of them call this function
             and end with the same weights, which equal those of a single process except for rounding and the draws of
@@ -115,8 +118,8 @@ def fit(
         initialise_head(model, problem.train, problem.make_sample, base_W, config.max_pairs, device)
     if ranks is not None:
         ranks.copy_from_main(parameter.data for parameter in model.parameters())
-    steps_per_epoch = -(-len(problem.train) // config.batch_size)
-    total = config.epochs * steps_per_epoch
+    epoch_steps = steps_per_epoch(config, len(problem.train))
+    total = config.epochs * epoch_steps
     updates, noisy_nodes = WeightUpdates(model, config, total), NoisyNodes.of(config)
     make_noised = replace(problem.make_sample, noise_std=config.noise_std)  # in training only
     at_once = 1 if ranks is not None else _micro_batches_at_once(model, config, device)
@@ -130,7 +133,7 @@ def fit(
             model.train()
             losses = []
             with limited_threads(model, device):
-                for _ in range(steps_per_epoch):
+                for _ in range(epoch_steps):
                     add_to_weights = updates.weights.add_gradients
                     samples = next(steps)
                     losses.append(
@@ -139,6 +142,7 @@ def fit(
                     if ranks is not None:
                         updates.weights.add_up(ranks)
                     updates.step()
+                    on_step()
             with updates.result():
                 value = validation_score(problem, predict(model, valid_samples, problem.scaling, device))
             if ranks is not None:  # all ranks use the same score, so that they stop at the same epoch

@@ -5,7 +5,7 @@ import time
 from types import TracebackType
 
 from unimol_scale.common.progress import ProgressDisplay, training_columns
-from unimol_scale.common.units import clock
+from unimol_scale.common.units import clock, counted
 from unimol_scale.downstream.finetuning.model.epochs import Epoch
 
 _LINE_SECONDS = 10.0
@@ -16,13 +16,15 @@ class EpochProgress:
     """Shows the progress of training one model.
 
     Args:
-        label: names the training, such as the data and the seed.
-        total: maximum number of epochs.
-        metric: name of the metric of the validation score.
+        label: such as the data and the seed.
+        total: epochs at most.
+        metric: of the validation score.
+        steps: of an epoch.
     """
 
-    def __init__(self, label: str, total: int, metric: str) -> None:
-        self._label, self._total, self._metric = label, total, metric
+    def __init__(self, label: str, total: int, metric: str, *, steps: int) -> None:
+        self._label, self._total, self._metric, self._steps = label, total, metric, steps
+        self._done_steps = 0
         self._began = time.monotonic()
         self._display = ProgressDisplay(
             label, total, training_columns, log=_log, interval_s=_LINE_SECONDS, line_at_once=True
@@ -39,19 +41,28 @@ class EpochProgress:
     ) -> None:
         self._display.stop()
         if kind is None and self._newest is not None:
-            self._display.line(self._line(f"done after {self._newest.epoch} epochs"), at_once=True)
+            self._display.line(self._line(f"done after {counted(self._newest.epoch, 'epoch')}"), at_once=True)
+
+    def step(self) -> None:
+        """Count a step, so that the bar moves and tells the time left before the first epoch is over."""
+        self._done_steps += 1
+        self._update(self._done_steps / self._steps)
 
     def epoch(self, epoch: Epoch) -> None:
         """Show the results of an epoch."""
         self._newest = epoch
         if epoch.best == epoch.epoch:
             self._best = epoch.score
-        left = (time.monotonic() - self._began) / epoch.epoch * (self._total - epoch.epoch)
-        self._display.update(epoch.epoch, status=self._status(), eta=f"≤ {clock(left)}")
+        self._update(epoch.epoch)
         self._display.line(self._line(f"epoch {epoch.epoch}/{self._total}"))
 
+    def _update(self, epochs: float) -> None:
+        left = (time.monotonic() - self._began) / epochs * (self._total - epochs)
+        self._display.update(epochs, status=self._status(), eta=f"≤ {clock(left)}")
+
     def _status(self) -> str:
-        assert self._newest is not None
+        if self._newest is None:
+            return ""
         noise = "" if self._newest.noise_loss is None else f"noise {self._newest.noise_loss:.4f}  "
         return (
             f"loss {self._newest.loss:.4f}  {noise}valid {self._metric} {self._newest.score:.4f}  "

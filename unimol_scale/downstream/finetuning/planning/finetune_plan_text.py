@@ -1,6 +1,6 @@
 """A plan of a fine-tuning in words."""
 
-from unimol_scale.common.units import byte_size, counted, duration, prefixed
+from unimol_scale.common.units import byte_size, counted, duration, engineering
 from unimol_scale.downstream.finetuning.planning.finetune_plan import FinetunePlan
 from unimol_scale.engine.planning.rank_memory import MARGIN
 
@@ -18,8 +18,8 @@ def describe_plan(plan: FinetunePlan) -> list[str]:
     )
     listed = ", ".join(f"{name} {byte_size(size)}" for name, size in parts if size)
     return [
-        f"trained: {prefixed(counts.all_trained)} of {prefixed(counts.backbone + counts.head)} parameters",
-        f"memory: {byte_size(memory.total)} ({listed}), estimated",
+        f"trained: {engineering(counts.all_trained)} of {engineering(counts.backbone + counts.head)} parameters",
+        f"memory: {byte_size(memory.total)} ({listed}), by arithmetic",
         f"micro-batches of up to {plan.max_pairs:,} pairs in {plan.precision}; the largest: "
         f"{counted(plan.shape.molecules, 'molecule')} of {plan.shape.num_atoms} atoms",
         _judgement(plan),

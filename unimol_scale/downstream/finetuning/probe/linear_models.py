@@ -13,9 +13,10 @@ from unimol_scale.downstream.metric import Metric
 from unimol_scale.downstream.metrics import score
 from unimol_scale.store.schema import Float64
 
-# Chosen before any score was measured; the best penalty on the validation rows is rarely the first or last one.
-RIDGE_PENALTIES = tuple(10.0**power for power in range(-2, 6))
-LOGISTIC_PENALTIES = tuple(10.0**power for power in range(-2, 5))  # 1/C in scikit-learn
+# Fixed before any score; the best on validation is hardly ever at an end. The strongest comes first, so it is taken of
+# those that are equally good: a ROC-AUC of few rows has ties, and does not see probabilities of 0 and 1.
+RIDGE_PENALTIES = tuple(10.0**power for power in range(5, -3, -1))
+LOGISTIC_PENALTIES = tuple(10.0**power for power in range(4, -3, -1))  # 1/C of scikit-learn
 _MOST_ITERATIONS = 2000
 
 
@@ -97,7 +98,7 @@ def fit_logistic(
 
 
 def choose(metric: Metric, labels_RL: Float64, predictions: Sequence[Float64]) -> int:
-    """Return the index of the model whose predictions of the validation rows are best; 0 if none has a score.
+    """Return which predictions of validation rows are best; the first of equals, or if the metric is defined for none.
 
     Args:
         metric: metric of the scores.

@@ -108,7 +108,7 @@ def _roc(axis: Any, label_R: Float64, predictions: Sequence[Float64], unit: str,
 
 
 def _panels(count: int) -> tuple[Figure, list[Any]]:
-    columns = min(count, 4)
+    columns = min(count, 3)  # more would be drawn so small on a page that nobody could read the titles
     lines = -(-count // columns)
     figure = Figure(figsize=(max(3.6 * columns, 4.2), 3.6 * lines), layout="constrained")
     axes = np.atleast_1d(figure.subplots(lines, columns)).ravel().tolist()

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from unimol_scale.common.files import commit_text
 from unimol_scale.common.report.html_page import html_page
-from unimol_scale.common.report.markdown import markdown_table
+from unimol_scale.common.report.markdown import markdown_line, markdown_table
 from unimol_scale.common.units import counted
 from unimol_scale.downstream.baselines.baseline_results import TRIVIAL
 from unimol_scale.downstream.baselines.table_features import ECFP_COUNTS, ECFP_RADIUS, NUM_DESCRIPTORS
@@ -64,10 +64,10 @@ def write_report(
         worst: test rows with the worst predictions, the worst first.
         curve: points of the learning curve; empty if there is no curve.
     """
-    pictures, spread_lines, more = ["course.png"], [], []
+    pictures, spread_lines, more = [], [], []
     if outcome.has_test:
         picture = "confusion.png" if outcome.outputs.num_classes else "roc.png"
-        pictures.insert(0, "parity.png" if outcome.task == "regression" else picture)
+        pictures.append("parity.png" if outcome.task == "regression" else picture)
         labels_RL, predictions = _test_rows(folder, outcome)
         draw_predictions(folder / pictures[0], outcome, labels_RL, predictions)
         spread_lines += _spread_lines(outcome, labels_RL, predictions)
@@ -75,7 +75,9 @@ def write_report(
             spread_lines.append(_conformer_line(folder, outcome, config))
         if outcome.outputs.num_classes:
             more = confusion_lines(outcome.outputs, count_confusions(outcome.outputs, labels_RL, predictions))
-    draw_training_curves(folder / "course.png", outcome)
+    if outcome.has_course:
+        pictures.append("course.png")
+        draw_training_curves(folder / "course.png", outcome)
     lines = _lines(outcome, config, pictures, spread_lines)
     more += curve_section(folder, outcome, curve)
     more += [*worst_section(folder, outcome, worst), *cliff_section(folder, outcome)]
@@ -144,6 +146,8 @@ def _lines(
         "",
         *([*headline(outcome), ""] if outcome.confidence is not None else []),
         *_against_baselines(outcome),
+        "In detail:",
+        "",
         f"- {outcome.task}, {counted(len(outcome.targets), 'target')}; {_result(outcome)}",
         *(f"- {line}" for line in spread_lines),
         f"- {divided}; {outcome.rows:,} rows in the data, {used:,} used, {outcome.skipped:,} without a usable molecule"
@@ -151,7 +155,7 @@ def _lines(
         + (f", {outcome.unlabelled:,} without a label" if outcome.unlabelled else "")
         + f"; {ROW_NUMBERS}",
     ]
-    lines += [f"- {note}" for note in (*outcome.notes, *_baseline_notes(outcome))]
+    lines += [f"- {markdown_line(note)}" for note in (*outcome.notes, *_baseline_notes(outcome))]
     if outcome.has_test:
         lines.append(f"- {outcome.leakage}" if outcome.leakage else "- leakage: no pretraining store to compare with")
     lines += [f"- {line}" for line in ([STANDARDISED] if outcome.task == "regression" else []) + _bound_lines(outcome)]
@@ -245,7 +249,7 @@ def _against_baselines(outcome: FinetuneResult) -> list[str]:
                 row(f"best baseline: {chosen}", None, f"{shown_value(best)}: {shown_verdict(best.verdict)}"),
                 *(row(shown_baseline(name), name) for name in (found.names if several else others)),
                 row(
-                    outcome.outputs.trivial if outcome.outputs.num_classes else shown_baseline(TRIVIAL),
+                    outcome.outputs.trivial,
                     TRIVIAL,
                     f"{shown_value(found.trivial)}: {shown_verdict(found.trivial.verdict)}",
                 ),
@@ -344,15 +348,18 @@ def _by_seed(outcome: FinetuneResult) -> list[str]:
         if not outcome.has_mean:
             valid, test = seed.valid_scaled, outcome.standardised(seed)
         shown = ["not known" if value is None else f"{value:.4g}" for value in (valid, test)]
-        rows.append([str(seed.seed), str(seed.best_epoch), str(len(seed.losses)), *shown[:parts]])
-    return markdown_table(["seed", "best epoch", "of", f"valid {metric}", f"test {metric}"][: 3 + parts], rows)
+        epochs = [str(seed.best_epoch), str(len(seed.losses))] if outcome.has_course else []
+        rows.append([str(seed.seed), *epochs, *shown[:parts]])
+    header = ["seed", *(["best epoch", "of"] if outcome.has_course else [])]
+    return markdown_table([*header, *(f"{part} {metric}" for part in ("valid", "test")[:parts])], rows)
 
 
 def _by_target(outcome: FinetuneResult) -> list[str]:
-    header = ["target", "unit", f"test {outcome.metric}", "predicting the mean", "test molecules"]
+    unit = ["unit"] if any(outcome.units.get(target) for target in outcome.targets) else []
+    header = ["target", *unit, f"test {outcome.metric}", f"predicting {outcome.outputs.trivial}", "test molecules"]
     baselines = outcome.baselines
     if baselines is not None:
-        header[3:3] = ["best baseline", "difference"]
+        header[-2:-2] = ["best baseline", "difference"]
     rows = []
     for at, target in enumerate(outcome.targets):
         mean = outcome.target_mean(at)
@@ -360,10 +367,10 @@ def _by_target(outcome: FinetuneResult) -> list[str]:
         trivial = outcome.trivial[at] if outcome.trivial else None
         molecules = f"{outcome.test_molecules[at]:,}" if outcome.test_molecules else ""
         predicted = "" if trivial is None else f"{trivial:.4g}"
-        cells = [target, outcome.units.get(target, ""), shown, predicted, molecules]
+        cells = [target, *([outcome.units.get(target, "")] if unit else []), shown, predicted, molecules]
         if baselines is not None:
             best = baselines.target_mean(at)
-            cells[3:3] = [
+            cells[-2:-2] = [
                 "undefined" if best is None else f"{best:.4g}",
                 shown_verdict(baselines.best.verdict_by_target[at]),
             ]

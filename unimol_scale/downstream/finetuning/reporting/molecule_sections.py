@@ -154,10 +154,10 @@ def _shown_label(outcome: FinetuneResult, target: int, value: float) -> str:
 
 def _shown_prediction(outcome: FinetuneResult, one: WorstPrediction) -> str:
     if outcome.outputs.classes_each:
-        names = outcome.outputs.class_names(one.target)
-        probability_C = outcome.outputs.class_probabilities(one.target, one.prediction_W)
-        true = int(one.label)
-        return f"{_shown_value(outcome, one.target, one.prediction_W)}; {names[true]} {probability_C[true]:.0%}"
+        name = outcome.outputs.class_names(one.target)[int(one.label)]
+        probability = outcome.outputs.class_probabilities(one.target, one.prediction_W)[int(one.label)]
+        predicted, true = _shown_value(outcome, one.target, one.prediction_W), f"{name}: {probability:.0%}"
+        return true if predicted == true else f"{predicted}; {true}"
     spread = "" if np.isnan(one.spread) else f" ± {one.spread:.2g}"
     return f"{one.prediction_W[one.target]:.4g}{spread}{_unit(outcome, one.target)}"
 
@@ -168,7 +168,7 @@ def _shown_value(outcome: FinetuneResult, target: int, value_W: Float64) -> str:
     if not outputs.classes_each:
         return f"{value_W[target]:.4g}{_unit(outcome, target)}"
     code = int(outputs.decide_codes(value_W[None, list(outputs.places(target))])[0])
-    return f"{outputs.class_names(target)[code]} {outputs.class_probabilities(target, value_W)[code]:.0%}"
+    return f"{outputs.class_names(target)[code]}: {outputs.class_probabilities(target, value_W)[code]:.0%}"
 
 
 def _unit(outcome: FinetuneResult, target: int) -> str:

@@ -1,17 +1,20 @@
 """What a fine-tuning shows of itself while it trains."""
 
+import itertools
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from tests.helpers.terminal import Terminal
 from unimol_scale.common.command_output import shown_on_stderr
+from unimol_scale.downstream.finetuning.model import training_progress
 from unimol_scale.downstream.finetuning.model.epochs import Epoch
 from unimol_scale.downstream.finetuning.model.training_progress import EpochProgress
 
 
 def train(epochs: int = 3) -> None:
-    with shown_on_stderr(), EpochProgress("esol, seed 0", 10, "rmse") as progress:
+    with shown_on_stderr(), EpochProgress("esol, seed 0", 10, "rmse", steps=4) as progress:
         for number in range(1, epochs + 1):
             progress.epoch(Epoch(epoch=number, loss=1.0 / number, score=2.0 / number, best=number))
 
@@ -33,3 +36,16 @@ def test_a_terminal_gets_a_bar_with_the_time_left_at_most(monkeypatch: pytest.Mo
     last = terminal.getvalue().rstrip("\x1b[?25h\n").splitlines()[-1]
     for part in ("esol, seed 0", "3/10", "≤ 0:00:00", "loss 0.3333  valid rmse 0.6667  best 0.6667 at epoch 3"):
         assert part in last
+
+
+def test_the_bar_moves_and_tells_the_time_left_within_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(training_progress, "time", SimpleNamespace(monotonic=itertools.count(0.0, 60.0).__next__))
+    with shown_on_stderr(), EpochProgress("esol, seed 0", 10, "rmse", steps=4) as progress:
+        progress.step()
+    last = terminal.getvalue().rstrip("\x1b[?25h\n").splitlines()[-1]
+    assert "0/10" in last
+    assert "≤ 0:39:00" in last

@@ -11,7 +11,13 @@ from unimol_scale.downstream.finetuning.finetune import finetune
 from unimol_scale.downstream.finetuning.model.saved_model import load_member, read_config
 from unimol_scale.downstream.finetuning.predict import predict_molecules
 from unimol_scale.downstream.finetuning.probe import seed_probe
-from unimol_scale.downstream.finetuning.probe.linear_models import RIDGE_PENALTIES, fit_logistic
+from unimol_scale.downstream.finetuning.probe.linear_models import (
+    LOGISTIC_PENALTIES,
+    RIDGE_PENALTIES,
+    choose,
+    fit_logistic,
+)
+from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import ConfigError
 
 
@@ -35,7 +41,13 @@ def test_a_probe_leaves_the_backbone_as_it_is_and_is_opened_as_any_fine_tuned_mo
     chosen = done.seeds[0].chosen
     assert set(chosen) == {"penalty" if kind == "linear" else "learning_rate"}
     assert done.seeds[0].valid < 4.0  # the standard deviation of the labels is 2.9; a model that learnt nothing has it
-    assert "frozen" in (config.output / "report.md").read_text()
+    report = (config.output / "report.md").read_text()
+    assert "frozen" in report
+    for course in (
+        "![](course.png)",
+        "| best epoch |",
+    ):  # a linear model is solved at once
+        assert (course in report) == (kind == "mlp"), course
 
 
 def test_vectors_are_computed_once_whatever_is_learnt_from_them(settings, place, tmp_path, monkeypatch):
@@ -77,6 +89,16 @@ def test_classes_with_names_and_missing_labels_are_learnt_from_vectors(settings,
     assert len(done.seeds) == 1
     assert done.task == "multiclass"
     assert done.seeds[0].chosen["penalty"] > 0.0
+
+
+def test_of_penalties_that_are_equally_good_the_strongest_is_taken():
+    """A few validation rows that every penalty ranks right say nothing for probabilities of 0 and 1."""
+    vector_ND = np.random.default_rng(0).normal(size=(40, 3))
+    label_N = (vector_ND[:, 0] > 0.0).astype(float)
+    path = fit_logistic(vector_ND, label_N, LOGISTIC_PENALTIES)
+    probability_PRK = 1.0 / (1.0 + np.exp(-path.outputs(5.0 * np.array([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]))))
+    at = choose(METRICS["roc_auc"], np.array([[1.0], [0.0]]), list(probability_PRK))
+    assert LOGISTIC_PENALTIES[at] == max(LOGISTIC_PENALTIES)
 
 
 def test_what_a_probe_cannot_do_is_refused(settings):
