@@ -54,7 +54,8 @@ class KernelCount(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401
         """Do the operation and count it."""
         name = func._schema.name.removeprefix("aten::")
-        read = {id(x): x for x in tree_leaves((args, kwargs or {})) if isinstance(x, Tensor)}
+        given = {key: value for key, value in (kwargs or {}).items() if key != "out"}
+        read = {id(x): x for x in tree_leaves((args, given)) if isinstance(x, Tensor)}
         out = func(*args, **(kwargs or {}))
         if name not in NO_KERNEL:
             written = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
@@ -62,11 +63,11 @@ class KernelCount(TorchDispatchMode):
             self.bytes += sum(map(bytes_of, [*read.values(), *written]))
         return out
 
-    def see_launch(self, name: str, tensors: Sequence[Tensor]) -> None:
+    def see_launch(self, _: str, arguments: Sequence[Any], __: Mapping[str, Any]) -> None:
         """Count a Triton kernel."""
         self.kernels += 1
         self.triton += 1
-        self.bytes += sum(map(bytes_of, tensors))
+        self.bytes += sum(bytes_of(x) for x in arguments if isinstance(x, Tensor))
 
 
 def count_kernels(

@@ -63,10 +63,12 @@ def assert_same_function(fused, reference, arguments, dtype):
     for function, kind in ((reference, torch.float64), (fused, dtype)):
         inputs = [x.to(kind).requires_grad_(a.requires_grad) for x, a in zip(rounded, arguments, strict=True)]
         y = function(*inputs)
+        outputs = y if isinstance(y, tuple) else (y,)
         if not results:
-            direction = torch.randn(y.shape)
+            directions = [torch.randn(output.shape) for output in outputs]
         wanted = [x for x in inputs if x.requires_grad]
-        results.append([y, *torch.autograd.grad(y, wanted, direction.to(dtype).to(kind))])
+        given = [direction.to(dtype).to(kind) for direction in directions]
+        results.append([*outputs, *torch.autograd.grad(outputs, wanted, given)])
     assert "Fused" in type(results[1][0].grad_fn).__name__
     for at, (expected, found) in enumerate(zip(*results, strict=True)):
         assert found.dtype == dtype
@@ -74,13 +76,13 @@ def assert_same_function(fused, reference, arguments, dtype):
         assert error < TOLERANCE[dtype] * max(expected.norm().item(), 0.1), f"tensor {at}"
 
 
-def branch_factor(dropping, shape, sharing=1):
+def branch_factor(dropping, shape):
     """The factors of dropout that a branch of this shape gets."""
     from unimol_scale.model.fused.branch_steps import add_branch
 
     rows = math.prod(shape[:-1])
     ones = torch.ones(rows, shape[-1])
-    found = add_branch(torch.zeros_like(ones), ones, dropping, molecule=rows // shape[0], sharing=sharing)
+    found = add_branch(torch.zeros_like(ones), ones, dropping, molecule=rows // shape[0])
     return found.view(shape).double()
 
 
@@ -129,7 +131,7 @@ def test_attention(branches, N, H, d, P, rate, dtype):
         bias = (pair @ pair_weight.t() + pair_bias).permute(0, 3, 1, 2)
         logits = qkv[0] @ qkv[1].transpose(2, 3) * d**-0.5 + bias + key_mask.double().unsqueeze(1)
         mixed = (weight_factor * logits.softmax(-1)) @ qkv[2]
-        return atom + factor * (mixed.transpose(1, 2).reshape(B, N, D) @ out.t() + out_bias)
+        return atom + factor * (mixed.transpose(1, 2).reshape(B, N, D) @ out.t() + out_bias), pair.clone()
 
     arguments = (
         random(B, N, D), random(B, N, N, P), random(D), random(D), random(3 * D, D, gain=D**-0.5),
@@ -164,7 +166,7 @@ def test_outer_product(branches, N, D, h, P, rate, dtype):
     def reference(pair, atom, norm_weight, norm_bias, project, project_bias, weight, bias):
         a, b = ((norm(atom, norm_weight, norm_bias) @ project.t() + project_bias) * valid).chunk(2, -1)
         z = torch.einsum("bic,bjd,cdp->bijp", a, b, weight.view(h, h, P))
-        return pair + factor * (z * undo / count.double().view(B, 1, 1, 1) + bias * undo)
+        return pair + factor * (z * undo / count.double().view(B, 1, 1, 1) + bias * undo), atom.clone()
 
     arguments = (
         random(B, N, N, P), random(B, N, D), random(D), random(D), random(2 * h, D, gain=D**-0.5), random(2 * h),
@@ -173,6 +175,19 @@ def test_outer_product(branches, N, D, h, P, rate, dtype):
     apply = branches.FusedOuterProductFunction.apply
     fused = lambda pair, atom, *w: apply(pair, atom, count, valid.to(atom.dtype), dropping, *w)  # noqa: E731
     assert_same_function(fused, reference, arguments, dtype)
+
+
+def triangle_factor(dropping, shape):
+    """The factors of dropout that a triangle update of this shape gets: of an update of ones behind a gate of ones."""
+    from unimol_scale.model.fused.triangle_branch import Gated, gated_branch
+
+    (B, N, _, P), R = shape, math.prod(shape[:-1])
+    gated = Gated(
+        gate=torch.zeros(R, P), product_BhX=torch.zeros(B, 1, N * N), mean=torch.zeros(R), rstd=torch.ones(R),
+        gate_bias=torch.ones(P), inner=(torch.ones(1), torch.zeros(1), torch.zeros(P, 1), torch.ones(P)),
+        dropping=dropping, N=N,
+    )  # fmt: skip
+    return gated_branch(torch.zeros(R, P), gated).view(shape).double()
 
 
 # A norm of few channels is a sign rather than a number: it doubles what rounding does.
@@ -184,7 +199,7 @@ def test_triangle(branches, N, P, h, rate, dtype):
     scale[1, :, (N + 1) // 2 :] = 0.0
     scale[1, ..., (N + 1) // 2 :] = 0.0
     dropping = Dropping(rate=rate, path=rate, seed=seed(), stream=96) if rate else NOTHING
-    factor = branch_factor(dropping, (B, N, N, P), sharing=N)
+    factor = triangle_factor(dropping, (B, N, N, P))
 
     def reference(x, norm_weight, norm_bias, project, project_bias, inner_w, inner_b, out, out_bias, gate, gate_bias):
         normal = norm(x, norm_weight, norm_bias)
@@ -197,7 +212,9 @@ def test_triangle(branches, N, P, h, rate, dtype):
         random(B, N, N, P), random(P), random(P), random(4 * h, P, gain=P**-0.5), random(4 * h), random(h), random(h),
         random(P, h), random(P), random(P, P, gain=P**-0.5), random(P),
     )  # fmt: skip
-    apply = branches.FusedTriangleFunction.apply
+    from unimol_scale.model.fused.triangle_branch import FusedTriangleFunction
+
+    apply = FusedTriangleFunction.apply
     assert_same_function(lambda x, *w: apply(x, scale.to(x.dtype), dropping, *w), reference, arguments, dtype)
 
 
@@ -228,7 +245,7 @@ def test_a_whole_model_of_molecules_of_several_sizes(branches):
     with torch_only():
         expected = results_of(model, batch)
         started = []
-        with launching.kernels_switched(True), launching.launches_seen_by(lambda name, tensors: started.append(name)):
+        with launching.kernels_switched(True), launching.launches_seen_by(lambda name, *_: started.append(name)):
             found = results_of(model, batch)
     assert len(started) > 40
     assert len(found) == len(expected)
@@ -259,7 +276,7 @@ def test_draws_have_their_probability_and_differ_by_place_layer_and_branch(branc
         for second in range(first):
             both = ((factors[first] == 0) & (factors[second] == 0)).double().mean().item()
             assert both == pytest.approx(rate**2, abs=0.01)
-    shared = branch_factor(of_batch.of_branch(0, 3, rate, 0.0), shape, sharing=8).view(4, 8, 8, 128)
+    shared = triangle_factor(of_batch.of_branch(0, 3, rate, 0.0), (4, 8, 8, 128))
     assert (shared == shared[:, :, :1]).all()
     left_out = branch_factor(of_batch.of_branch(0, 0, 0.0, 0.5), (64, 2, 16)).flatten(1)
     assert (left_out == left_out[:, :1]).all()
@@ -291,6 +308,6 @@ def test_every_kernel_compiles_for_a_gpu_that_is_not_there():
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if "_kernels." in line]
     assert {spilled for *_, spilled in rows} == {"0"}
     listed = {name for name, *_ in rows}
-    assert len(listed) == 16
+    assert len(listed) == 23
     for name in listed:
         assert callable(launching.kernel_named(name))

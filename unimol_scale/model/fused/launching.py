@@ -28,7 +28,7 @@ PITCH = 8
 _MIN_BLOCK = 16
 _FEW_NODES = 32
 _enabled: bool | None = None
-_watchers: list[Callable[[str, list[Tensor]], None]] = []
+_watchers: list[Callable[[str, tuple[Any, ...], dict[str, Any]], None]] = []
 
 
 def suits(pair_BNNP: Tensor, atom_BND: Tensor) -> bool:
@@ -75,8 +75,8 @@ def kernels_switched(on: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def launches_seen_by(watcher: Callable[[str, list[Tensor]], None]) -> Iterator[None]:
-    """Tell ``watcher`` the name of every kernel that is started, and its tensors."""
+def launches_seen_by(watcher: Callable[[str, tuple[Any, ...], dict[str, Any]], None]) -> Iterator[None]:
+    """Tell ``watcher`` the name of every kernel that is started, its arguments and its constants."""
     _watchers.append(watcher)
     try:
         yield
@@ -95,7 +95,7 @@ def launch(kernel: str, grid: tuple[int, ...], *arguments: Any, **constants: Any
     """
     tensors = [x for x in arguments if isinstance(x, Tensor)]
     for watcher in _watchers:
-        watcher(kernel, tensors)
+        watcher(kernel, arguments, constants)
     if tensors[0].device.type == "meta" or type(tensors[0]) not in (Tensor, nn.Parameter):
         return
     kernel_named(kernel)[grid](*arguments, **constants)
