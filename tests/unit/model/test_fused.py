@@ -23,7 +23,13 @@ from unimol_scale.model.fused import launching
 from unimol_scale.model.fused.dropping import NOTHING, Dropping
 from unimol_scale.model.native.library import torch_only
 from unimol_scale.model.presets import DROPOUTS, preset
-from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective
+from unimol_scale.objectives.denoise import (
+    DenoiseConfig,
+    DenoiseObjective,
+    coordinate_loss,
+    distance_loss,
+    geometry_losses,
+)
 
 pytest.importorskip("triton", reason="comes with torch's builds for GPUs, and with the extra dev")
 EPSILON = 1e-5
@@ -218,6 +224,24 @@ def test_triangle(branches, N, P, h, rate, dtype):
     assert_same_function(lambda x, *w: apply(x, scale.to(x.dtype), dropping, *w), reference, arguments, dtype)
 
 
+@pytest.mark.parametrize(("N", "counts"), [(7, (7, 1, 4)), (1, (1, 1))])
+def test_losses_of_coordinates(branches, N, counts):
+    predicted, clean = random(len(counts), N, 3), torch.randn(len(counts), N, 3)
+    valid = torch.arange(N) < torch.tensor(counts)[:, None]
+    if N > 1:  # two atoms in one place, a coordinate that is right
+        predicted.data[0, 1] = predicted.data[0, 0]
+        clean[0, 2, 1] = predicted.data[0, 2, 1]
+
+    def losses(x):
+        return geometry_losses(x, clean.to(x.dtype), valid)
+
+    def reference(x):
+        return coordinate_loss(x, clean.to(x.dtype), valid), distance_loss(x.float(), clean, valid).to(x.dtype)
+
+    with launching.kernels_switched(True):
+        assert_same_function(losses, reference, (predicted,), torch.float32)
+
+
 SIZE = preset("0.03M", layers=2)
 
 
@@ -308,6 +332,6 @@ def test_every_kernel_compiles_for_a_gpu_that_is_not_there():
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if "_kernels." in line]
     assert {spilled for *_, spilled in rows} == {"0"}
     listed = {name for name, *_ in rows}
-    assert len(listed) == 23
+    assert len(listed) == 25
     for name in listed:
         assert callable(launching.kernel_named(name))

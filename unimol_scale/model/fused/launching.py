@@ -41,7 +41,9 @@ def suits(pair_BNNP: Tensor, atom_BND: Tensor) -> bool:
     B, N, D = atom_BND.shape
     P = pair_BNNP.shape[-1]
     return (
-        _are_on(atom_BND)
+        are_on(atom_BND)
+        # Products in fp32 inside of kernels have no tensor cores and do not fit into the registers: torch's are faster.
+        and (atom_BND.dtype != torch.float32 or _enabled is True)
         and atom_BND.dtype in DTYPES
         and pair_BNNP.dtype == atom_BND.dtype
         and N <= MAX_NODES
@@ -50,11 +52,11 @@ def suits(pair_BNNP: Tensor, atom_BND: Tensor) -> bool:
     )
 
 
-def _are_on(x: Tensor) -> bool:
+def are_on(x: Tensor) -> bool:
+    """Return whether kernels are used where x is: on GPUs, if Triton is there and nobody asked for torch."""
     if _enabled is not None:
         return _enabled
-    # Products in fp32 inside of kernels have no tensor cores and do not fit into the registers: torch's are faster.
-    return x.is_cuda and x.dtype != torch.float32 and os.environ.get(SWITCH, "").lower() != "torch" and has_triton()
+    return x.is_cuda and os.environ.get(SWITCH, "").lower() != "torch" and has_triton()
 
 
 @functools.cache
