@@ -24,7 +24,10 @@ from unimol_scale.model.fused import launching
 from unimol_scale.model.presets import DROPOUTS, preset
 
 COMMAND = "python -m benchmarks.gpu.compile_kernels"
-TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.float16: "*fp16", torch.int64: "*i64"}
+TYPES = {
+    torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.float16: "*fp16",
+    torch.int64: "*i64", torch.int16: "*i16", torch.uint8: "*u8", torch.bool: "*i1",
+}  # fmt: skip
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 HOPPER = 90
 # Pointers are multiples of so many bytes.

@@ -27,7 +27,9 @@ from unimol_scale.model.track_updates import (
 )
 
 Init = Literal["lecun", "he", "gate"]
-# Index of the triangle update among a layer's branches.
+# An updated track and the other one, in whose gradient the update then has its part.
+Both = tuple[Tensor, Tensor]
+# Number of the triangle update among a layer's branches.
 TRIANGLE = 3
 EMBEDDING_STD = 0.1
 # A normal distribution cut at two standard deviations has this standard deviation.
@@ -133,12 +135,8 @@ class PairBiasedAttention(nn.Module):
         self.pair_weight, self.pair_bias = linear_parameters(config.heads, config.pair_width)
         self.out_weight, self.out_bias = linear_parameters(D, D, gain=residual_gain(config))
 
-    def forward(
-        self, atom_BND: Tensor, pair_BNNP: Tensor, masks: "NodeMasks", *, residual: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Return the update [B, N, D], added to the nodes if ``residual``, and the pairs as they came.
-
-        Who goes on with the returned pairs lets this branch add to their gradient.
+    def forward(self, atom_BND: Tensor, pair_BNNP: Tensor, masks: "NodeMasks", *, residual: bool) -> Both:
+        """Return the update [B, N, D], added to the nodes if ``residual``, and the pairs, to go on with.
 
         Args:
             atom_BND: nodes.
@@ -239,10 +237,8 @@ class OuterProduct(nn.Module):
         # A sum over h² products, where a linear map of h inputs would sum over h.
         initialise(self.weight.view(h * P, h), self.bias, "lecun", residual_gain(config) * h**-0.5)
 
-    def forward(
-        self, atom_BND: Tensor, pair_BNNP: Tensor, masks: "NodeMasks", *, residual: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Return the update [B, N, N, P], added to the pairs if ``residual``, and the nodes as they came.
+    def forward(self, atom_BND: Tensor, pair_BNNP: Tensor, masks: "NodeMasks", *, residual: bool) -> Both:
+        """Return the update [B, N, N, P], added to the pairs if ``residual``, and the nodes, to go on with.
 
         Args:
             atom_BND: nodes.
@@ -265,10 +261,8 @@ class OuterProduct(nn.Module):
         a_BNh, b_BNh = projected_BNk.chunk(2, dim=-1)
         b_BNh = b_BNh * (undo_B11 / count_B11).to(b_BNh.dtype)
         constant_B11P = (self.bias * undo_B11.to(self.bias.dtype)).unsqueeze(1)
-        update_BNNP: Tensor = OuterProductFunction.apply(  # type: ignore[no-untyped-call]
-            pair_BNNP, a_BNh, b_BNh, self.weight, constant_B11P, residual
-        )
-        return update_BNNP, atom_BND
+        inputs = (pair_BNNP, a_BNh, b_BNh, self.weight, constant_B11P, residual)
+        return OuterProductFunction.apply(*inputs), atom_BND  # type: ignore[no-untyped-call]
 
 
 class TriangleUpdate(nn.Module):

@@ -4,6 +4,7 @@ What they drop is drawn by the place of a value: the tests ask the kernels which
 those.
 """
 
+import copy
 import dataclasses
 import math
 import os
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from tests.helpers.molecules import random_columns
 from tests.helpers.random_keys import keys
 from tests.helpers.ranks import REPOSITORY
+from unimol_scale.data import vocabulary
 from unimol_scale.data.batch import collate
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.fused import launching
@@ -254,6 +256,31 @@ def model_and_input(num_atoms=(4, 1, 6), **changes):
     return model, DenoiseObjective(DenoiseConfig()).corrupt(batch, keys(range(len(num_atoms)))).input
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("num_atoms", [(4, 1, 6, 3), (1, 1)])
+@pytest.mark.parametrize("track", ["atom_encoding", "pair_encoding"])
+def test_encodings(branches, track, num_atoms, dtype):
+    model, batch = model_and_input(num_atoms)
+    hidden_B = torch.arange(len(num_atoms)) == 1
+    features = batch.atom_features_BA8.clone()
+    features[0, 0, 2] = vocabulary.RAW_HIDDEN
+    batch = dataclasses.replace(batch, hidden_B=hidden_B, atom_features_BA8=features)
+    encoding, results = getattr(model, track).to(dtype), []
+    direction = torch.randn(encoding(batch).shape).to(dtype)
+    for on, kind in ((False, torch.float64), (True, dtype)):
+        made = copy.deepcopy(encoding).to(kind)
+        with torch_only(), launching.kernels_switched(on):
+            y = made(batch)
+        assert ("Fused" in type(y.grad_fn).__name__) == on
+        gradients = torch.autograd.grad(y, list(made.parameters()), direction.to(kind))
+        results.append([y, *gradients])
+    for name, expected, found in zip(["y", *(name for name, _ in encoding.named_parameters())], *results, strict=True):
+        assert found.dtype == dtype
+        assert found.shape == expected.shape
+        error = (found.double() - expected).norm().item()
+        assert error < TOLERANCE[dtype] * max(expected.norm().item(), 0.1), name
+
+
 def results_of(model, batch):
     """Representations of what is no padding, and gradients of a function of them."""
     torch.manual_seed(1)
@@ -332,6 +359,6 @@ def test_every_kernel_compiles_for_a_gpu_that_is_not_there():
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if "_kernels." in line]
     assert {spilled for *_, spilled in rows} == {"0"}
     listed = {name for name, *_ in rows}
-    assert len(listed) == 25
+    assert len(listed) == 32
     for name in listed:
         assert callable(launching.kernel_named(name))

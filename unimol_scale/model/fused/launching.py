@@ -23,6 +23,8 @@ MAX_NODES = 64
 MAX_CHANNELS = 4096
 # Places in a tensor are counted in 32 bits.
 MAX_ELEMENTS = 2**31 - 1
+# Of all tables of a track together, at most.
+MAX_TABLE_ROWS = 1024
 # Vectors of 16 bytes, as tensor cores read them.
 PITCH = 8
 _MIN_BLOCK = 16
@@ -49,6 +51,24 @@ def suits(pair_BNNP: Tensor, atom_BND: Tensor) -> bool:
         and N <= MAX_NODES
         and max(D, P) <= MAX_CHANNELS
         and B * N * max(N * 4 * P, 3 * D) <= MAX_ELEMENTS
+    )
+
+
+def suits_tables(nodes: int, *tables: Tensor) -> bool:
+    """Return whether the kernels encode a batch with so many nodes, padding included, by tables of a track.
+
+    Args:
+        nodes: of a molecule times molecules, for atoms; pairs of them, for pairs.
+        tables: and weights.
+    """
+    first = tables[0]
+    return (
+        are_on(first)
+        and (first.dtype != torch.float32 or _enabled is True)
+        and first.dtype in DTYPES
+        and all(table.dtype == first.dtype for table in tables)
+        and nodes * MAX_TABLE_ROWS <= MAX_ELEMENTS
+        and nodes * max(table.shape[-1] for table in tables) <= MAX_ELEMENTS
     )
 
 

@@ -12,9 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unimol_scale.model.fused.branch_steps import PartialSums, channels_to_rows, drawn_from
+from unimol_scale.model.fused.branch_steps import (
+    PartialSums,
+    channels_to_rows,
+    drawn_from,
+    fold_norm,
+    folded_backward,
+    statistics,
+    unfold_norm,
+)
 from unimol_scale.model.fused.dropping import Dropping
-from unimol_scale.model.fused.folded_norm import fold_norm, folded_backward, statistics, unfold_norm
 from unimol_scale.model.fused.launching import (
     PITCH,
     block,
