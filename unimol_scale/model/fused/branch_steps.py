@@ -1,6 +1,7 @@
 """The steps that branches of a layer consist of: each starts one Triton kernel on tensors that it checks and makes.
 
-R rows of W channels; maps of C channels that take a norm in are explained in norm_kernels.py. Gradients of biases and norms, which are sums over rows, go to ``PartialSums``.
+R rows of W channels. Maps that take a norm in, with C channels, are explained in norm_kernels.py. Gradients of biases
+and norms, which are sums over rows, go to ``PartialSums``.
 """
 
 from collections.abc import Sequence

@@ -110,7 +110,7 @@ def launch(kernel: str, grid: tuple[int, ...], *arguments: Any, **constants: Any
     """Start a kernel; on tensors without numbers, meta or fake ones, it is only seen, and needs no Triton.
 
     Args:
-        kernel: name of its file in this folder and its own, with a point between.
+        kernel: name of its file in the folder ``programs`` and its own, with a point between.
         grid: how many programs.
         arguments: its tensors and numbers.
         constants: what it is compiled with.
@@ -127,7 +127,7 @@ def launch(kernel: str, grid: tuple[int, ...], *arguments: Any, **constants: Any
 def kernel_named(name: str) -> Any:  # noqa: ANN401
     """Return a kernel by the names of its file and its own."""
     file, function = name.split(".")
-    return getattr(importlib.import_module(f"{__package__}.{file}"), function)
+    return getattr(importlib.import_module(f"{__package__}.programs.{file}"), function)
 
 
 @functools.cache

@@ -8,7 +8,7 @@ channels in blocks of BD, D = H·d.
 import triton
 import triton.language as tl
 
-from unimol_scale.model.fused.row_kernels import keep
+from unimol_scale.model.fused.programs.row_kernels import keep
 
 
 @triton.jit

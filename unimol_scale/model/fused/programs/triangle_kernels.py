@@ -9,7 +9,7 @@ reciprocal deviations ``rstd`` [B·N²] and the bias (norm_kernels.py).
 import triton
 import triton.language as tl
 
-from unimol_scale.model.fused.attention_kernels import dot
+from unimol_scale.model.fused.programs.attention_kernels import dot
 
 
 @triton.jit

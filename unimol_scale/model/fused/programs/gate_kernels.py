@@ -7,8 +7,8 @@ first, [B, h, pitch], of LINES = N² pairs; the gate comes as x·W'ᵀ, before i
 import triton
 import triton.language as tl
 
-from unimol_scale.model.fused.attention_kernels import dot
-from unimol_scale.model.fused.row_kernels import branch_factor
+from unimol_scale.model.fused.programs.attention_kernels import dot
+from unimol_scale.model.fused.programs.row_kernels import branch_factor
 
 
 @triton.jit
