@@ -64,7 +64,7 @@ def random(*shape, gain=1.0):
     return (gain * torch.randn(*shape)).requires_grad_()
 
 
-def assert_same_function(fused, reference, arguments, dtype):
+def assert_same_function(fused, reference, arguments, dtype, of_y=None):
     """Equal values and gradients: kernels in ``dtype``, autograd in fp64 on the same rounded numbers."""
     rounded = [x.detach().to(dtype) for x in arguments]
     results = []
@@ -75,11 +75,11 @@ def assert_same_function(fused, reference, arguments, dtype):
         if not results:
             directions = [torch.randn(output.shape) for output in outputs]
         wanted = [x for x in inputs if x.requires_grad]
-        given = [direction.to(dtype).to(kind) for direction in directions]
+        given = [direction.to(dtype).to(output.dtype) for direction, output in zip(directions, outputs, strict=True)]
         results.append([*outputs, *torch.autograd.grad(outputs, wanted, given)])
     assert "Fused" in type(results[1][0].grad_fn).__name__
     for at, (expected, found) in enumerate(zip(*results, strict=True)):
-        assert found.dtype == dtype
+        assert found.dtype == (of_y or dtype if at == 0 else dtype)
         error = (found.double() - expected).norm().item()
         assert error < TOLERANCE[dtype] * max(expected.norm().item(), 0.1), f"tensor {at}"
 
@@ -226,6 +226,38 @@ def test_triangle(branches, N, P, h, rate, dtype):
     assert_same_function(lambda x, *w: apply(x, scale.to(x.dtype), dropping, *w), reference, arguments, dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("N", "H", "d", "P", "rate"), [(7, 3, 8, 12, 0.0), (2, 2, 16, 8, 0.0), (9, 2, 16, 10, 0.3)])
+def test_coordinate_head(branches, N, H, d, P, rate, dtype):
+    from unimol_scale.model.fused.fused_head import FusedCoordinateHeadFunction
+
+    B, D = 2, H * d
+    valid = torch.ones(B, N, dtype=torch.bool)
+    valid[1, 2:] = False
+    coordinates = torch.randn(B, N - 1, 3)
+    inner = Dropping(rate=rate, seed=seed()) if rate else NOTHING
+    weight_factor = attention_factor(branches, inner, B, N, H, d)
+    weight_factor = weight_factor[..., 1:, 1:] if rate else weight_factor
+
+    def reference(atom, pair, norm_weight, norm_bias, qkv_weight, pair_weight, pair_bias, pair_norm, pair_shift, force):
+        qkv = norm(atom[:, 1:], norm_weight, norm_bias) @ qkv_weight.t()
+        q, k, v = qkv.view(B, N - 1, 3, H, d).permute(2, 0, 3, 1, 4)
+        bias = (norm(pair[:, 1:, 1:], pair_norm, pair_shift) @ pair_weight.t() + pair_bias).permute(0, 3, 1, 2)
+        logits = (q @ k.transpose(2, 3) * d**-0.5 + bias).masked_fill(~valid[:, None, None, 1:], -math.inf)
+        total = (weight_factor * logits.softmax(-1) * (v * force.view(H, 1, d)).sum(-1).unsqueeze(2)).sum(1)
+        r = coordinates.to(atom.dtype)
+        return r + total @ r - r * total.sum(-1, keepdim=True)
+
+    def fused(atom, pair, *weights):
+        return FusedCoordinateHeadFunction.apply(atom, pair, valid, coordinates, inner, *weights)
+
+    arguments = (
+        random(B, N, D), random(B, N, N, P), random(D), random(D), random(3 * D, D, gain=D**-0.5),
+        random(H, P, gain=0.3), random(H), random(P), random(P), random(D),
+    )  # fmt: skip
+    assert_same_function(fused, reference, arguments, dtype, of_y=torch.float32)
+
+
 @pytest.mark.parametrize(("N", "counts"), [(7, (7, 1, 4)), (1, (1, 1))])
 def test_losses_of_coordinates(branches, N, counts):
     predicted, clean = random(len(counts), N, 3), torch.randn(len(counts), N, 3)
@@ -359,6 +391,6 @@ def test_every_kernel_compiles_for_a_gpu_that_is_not_there():
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if "_kernels." in line]
     assert {spilled for *_, spilled in rows} == {"0"}
     listed = {name for name, *_ in rows}
-    assert len(listed) == 32
+    assert len(listed) == 34
     for name in listed:
         assert callable(launching.kernel_named(name))

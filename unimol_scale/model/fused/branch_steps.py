@@ -85,13 +85,14 @@ def layer_norm_backward(
     rstd: Tensor,
     weight: Tensor,
     sums: tuple[Tensor, int],
-    residual: Tensor,
+    residual: Tensor | None,
 ) -> Tensor:
-    """Return the gradient of rows x, added to that of a residual; sums are of the norm's weight and bias."""
+    """Return the gradient of rows x, added to that of a residual, if any; sums are of the norm's weight and bias."""
     grad_x = torch.empty_like(x)
     grid, sizes = _shared(len(weight))
-    tensors = (grad, x, mean, rstd, weight, residual, grad_x)
-    launch("row_kernels.layer_norm_backward", grid, *tensors, *sums, len(x), **sizes)
+    tensors = (grad, x, mean, rstd, weight, grad[:0] if residual is None else residual, grad_x)
+    constants = {"RESIDUAL": residual is not None, **sizes}
+    launch("row_kernels.layer_norm_backward", grid, *tensors, *sums, len(x), **constants)
     return grad_x
 
 

@@ -73,7 +73,7 @@ def layer_norm(
 @triton.jit
 def layer_norm_backward(
     grad_ptr, x_ptr, mean_ptr, rstd_ptr, weight_ptr, residual_ptr, grad_x_ptr, partial_ptr, PARTIAL_STEP, R,
-    W: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
+    W: tl.constexpr, RESIDUAL: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
     """Write the gradient of x, added to that of a residual, and partial sums of those of weight and bias."""
     channel = tl.arange(0, BW)
@@ -93,7 +93,8 @@ def layer_norm_backward(
         weighted = grad * weight[None, :]
         along, average = tl.sum(weighted * normal, 1) / W, tl.sum(weighted, 1) / W
         grad_x = (weighted - average[:, None] - normal * along[:, None]) * rstd[:, None]
-        grad_x += tl.load(residual_ptr + flat, mask=here, other=0.0).to(tl.float32)
+        if RESIDUAL:
+            grad_x += tl.load(residual_ptr + flat, mask=here, other=0.0).to(tl.float32)
         tl.store(grad_x_ptr + flat, grad_x.to(grad_x_ptr.dtype.element_ty), mask=here)
     partial = partial_ptr + tl.program_id(0) * PARTIAL_STEP + channel
     tl.store(partial, weight_sum, mask=channel < W)
