@@ -25,6 +25,7 @@ from unimol_scale.model.fused import launching
 from unimol_scale.model.fused.dropping import NOTHING, Dropping
 from unimol_scale.model.native.library import torch_only
 from unimol_scale.model.presets import DROPOUTS, preset
+from unimol_scale.objectives.base import total_loss
 from unimol_scale.objectives.denoise import (
     DenoiseConfig,
     DenoiseObjective,
@@ -334,6 +335,25 @@ def test_a_whole_model_of_molecules_of_several_sizes(branches):
     assert len(found) == len(expected)
     for wanted, value in zip(expected, found, strict=True):
         assert (value - wanted).norm() < 1e-4 * wanted.norm() + 1e-6
+
+
+def test_the_denoising_losses_of_a_whole_model_and_their_gradients(branches):
+    objective = DenoiseObjective(DenoiseConfig())
+    sample = objective.corrupt(collate(random_columns([4, 1, 3])), keys(range(3)))
+    torch.manual_seed(0)
+    model = objective.build_model(dataclasses.replace(SIZE, layers=1)).train()
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    results = []
+    for on in (False, True):
+        with torch_only(), launching.kernels_switched(on):
+            sums = model(sample)
+            loss = total_loss(sums, sample.counts, objective.weights)
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+        results.append([torch.stack([*sums.values()]), *gradients])
+    largest = max(gradient.norm() for gradient in results[0][1:])
+    for expected, found in zip(*results, strict=True):
+        assert (found - expected).norm() < 1e-4 * expected.norm() + 1e-6 * largest
 
 
 def test_layers_that_are_computed_twice_drop_the_same_both_times(branches):
