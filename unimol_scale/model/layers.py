@@ -29,7 +29,7 @@ from unimol_scale.model.track_updates import (
 Init = Literal["lecun", "he", "gate"]
 # An updated track and the other one, in whose gradient the update then has its part.
 Both = tuple[Tensor, Tensor]
-# Number of the triangle update among a layer's branches.
+# Index of the triangle update among a layer's branches.
 TRIANGLE = 3
 EMBEDDING_STD = 0.1
 # A normal distribution cut at two standard deviations has this standard deviation.
