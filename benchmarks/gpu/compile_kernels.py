@@ -14,18 +14,20 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 from benchmarks.common import as_started, deliver, module_parser
 from benchmarks.gpu.kernel_counts import count_kernels
-from unimol_scale.model.fused import branch_steps, fused_branches, launching
+from unimol_scale.model.fused import launching
 from unimol_scale.model.presets import DROPOUTS, preset
 
 COMMAND = "python -m benchmarks.gpu.compile_kernels"
-TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.float16: "*fp16", torch.int64: "*i64"}
+TYPES = {
+    torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.float16: "*fp16",
+    torch.int64: "*i64", torch.int16: "*i16", torch.uint8: "*u8", torch.bool: "*i1",
+}  # fmt: skip
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 HOPPER = 90
 # Pointers are multiples of so many bytes.
@@ -37,12 +39,12 @@ def started_kernels(size: str, atoms: int, dtype: torch.dtype) -> list[Launch]:
     """Return name, arguments and constants of the kernels that a model of one layer starts, each kind once."""
     found: dict[str, Launch] = {}
 
-    def see(name: str, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:  # noqa: ANN401
+    def see(name: str, arguments: tuple[Any, ...], constants: dict[str, Any]) -> None:
         types = [_type_of(argument) for argument in arguments]
         found.setdefault(str((name, types, sorted(constants.items()))), (name, arguments, constants))
 
     config = preset(size, layers=1, **dict.fromkeys(DROPOUTS, 0.1))
-    with patch.object(branch_steps, "launch", see), patch.object(fused_branches, "launch", see):
+    with launching.launches_seen_by(see):
         count_kernels(config, 2, atoms, fused=True, dtype=dtype)
     return list(found.values())
 

@@ -5,6 +5,7 @@ caches save, and what a library does in several steps, is not seen.
 """
 
 import contextlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,28 +46,38 @@ class KernelCount(TorchDispatchMode):
         kernels: how many.
         bytes: that they read and write.
         triton: how many of the kernels are Triton's.
+        kernels_of: name → how many.
+        bytes_of: name → bytes.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.kernels = self.bytes = self.triton = 0
+        self.kernels_of: Counter[str] = Counter()
+        self.bytes_of: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401
         """Do the operation and count it."""
         name = func._schema.name.removeprefix("aten::")
-        read = {id(x): x for x in tree_leaves((args, kwargs or {})) if isinstance(x, Tensor)}
+        given = {key: value for key, value in (kwargs or {}).items() if key != "out"}
+        read = {id(x): x for x in tree_leaves((args, given)) if isinstance(x, Tensor)}
         out = func(*args, **(kwargs or {}))
         if name not in NO_KERNEL:
             written = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
-            self.kernels += 1
-            self.bytes += sum(map(bytes_of, [*read.values(), *written]))
+            self._count(name, [*read.values(), *written])
         return out
 
-    def see_launch(self, name: str, tensors: Sequence[Tensor]) -> None:
+    def see_launch(self, name: str, arguments: Sequence[Any], _: Mapping[str, Any]) -> None:
         """Count a Triton kernel."""
-        self.kernels += 1
         self.triton += 1
-        self.bytes += sum(map(bytes_of, tensors))
+        self._count(name, [x for x in arguments if isinstance(x, Tensor)])
+
+    def _count(self, name: str, tensors: Sequence[Tensor]) -> None:
+        moved = sum(map(bytes_of, tensors))
+        self.kernels += 1
+        self.bytes += moved
+        self.kernels_of[name] += 1
+        self.bytes_of[name] += moved
 
 
 def count_kernels(

@@ -26,6 +26,9 @@ HEADINGS = (
     "size", "kernels a micro-batch", "of them outside of layers", "kernels a layer", "of them Triton's",
     "KB a pair and layer",
 )  # fmt: skip
+OPERATION_HEADINGS = (
+    "operation", "kernels outside of layers", "kernels a layer", "KB a pair outside", "KB a pair and layer",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,20 @@ class SizeCounts:
         bytes_added = (two.bytes - one.bytes) / self.pairs
         numbers = (outside + added * self.layers, outside, added, two.triton - one.triton)
         return [*(f"{number:,}" for number in numbers), f"{bytes_added / KB:.0f}"]
+
+    def operations(self) -> list[list[str]]:
+        """Return name, kernels outside of layers and a layer, and KB a pair of both; what moves most comes first."""
+        one, two = self.one_layer, self.two_layers
+        found = []
+        for name in two.kernels_of:
+            added, moved = two.kernels_of[name] - one.kernels_of[name], two.bytes_of[name] - one.bytes_of[name]
+            outside, around = one.kernels_of[name] - added, one.bytes_of[name] - moved
+            found.append((moved, around, [name, str(outside), str(added)]))
+        found.sort(key=lambda row: row[:2], reverse=True)
+        return [
+            [*words, f"{around / self.pairs / KB:.2f}", f"{moved / self.pairs / KB:.2f}"]
+            for moved, around, words in found
+        ]
 
 
 def counts_of(size: str, molecules: int, atoms: int, *, fused: bool) -> SizeCounts:
@@ -69,10 +86,16 @@ def report(sizes: Sequence[str], molecules: int, atoms: int) -> str:
         f"  {atoms} atoms, {molecules * (atoms + 1) ** 2:,} pairs",
     ]
     for title, fused in (("torch", False), ("Triton kernels between torch's matrix products", True)):
-        rows = [HEADINGS, ["---"] * len(HEADINGS)]
-        rows += [[size, *counts_of(size, molecules, atoms, fused=fused).cells()] for size in sizes]
-        lines += ["", f"## {title}", "", *(f"| {' | '.join(row)} |" for row in rows)]
+        counts = {size: counts_of(size, molecules, atoms, fused=fused) for size in sizes}
+        lines += ["", f"## {title}", "", *table(HEADINGS, [[size, *of.cells()] for size, of in counts.items()])]
+    lines += ["", f"## Operations of {sizes[0]} with Triton kernels", ""]
+    lines += table(OPERATION_HEADINGS, counts[sizes[0]].operations())
     return "\n".join([*lines, ""])
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a table as lines of Markdown."""
+    return [f"| {' | '.join(row)} |" for row in (headings, ["---"] * len(headings), *rows)]
 
 
 def build_parser() -> argparse.ArgumentParser:

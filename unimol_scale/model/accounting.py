@@ -260,7 +260,7 @@ def training_traffic_bytes(config: ModelConfig, molecules: int, num_atoms: int, 
     nodes = molecules * (num_atoms + 1)
     pairs = nodes * (num_atoms + 1)
     parameters = count_parameters(config)
-    layer = pairs * (125 * p + 170 * h) + nodes * (150 * d + 30 * config.ffn_width)
+    layer = pairs * (125 * p + 160 * h) + nodes * (150 * d + 30 * config.ffn_width)
     ends = pairs * (55 * p + (50 * config.gaussians + 90 * config.heads) * config.geometry) + nodes * 70 * d
     passes = config.layers + recomputed_share(config) * config.layers / TRAINING_TO_FORWARD
     return float(bytes_per_value * (passes * layer + ends + WEIGHT_PASSES * parameters.total))

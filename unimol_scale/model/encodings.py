@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from unimol_scale.data import vocabulary as vocab
 from unimol_scale.data.relations import path_bonds
 from unimol_scale.errors import StoreError
+from unimol_scale.model.fused.fused_encodings import FusedAtomEncodingFunction, FusedPairEncodingFunction
+from unimol_scale.model.fused.launching import MAX_NODES, suits_tables
 from unimol_scale.model.kernels import GaussianKernelFunction
 from unimol_scale.model.layers import Embedding, linear_parameters
 from unimol_scale.model.native.functions import NativeAtomEncodingFunction, NativePairEncodingFunction
@@ -223,7 +225,11 @@ class AtomEncoding(nn.Module):
             codes = (batch.token_BA, batch.degree_BA, batch.atom_features_BA8, batch.hidden_B)
             native: Tensor = NativeAtomEncodingFunction.apply(codes, _ATOM_NUMBERS, *tables)  # type: ignore[no-untyped-call]
             return native
-        B, _ = batch.token_BA.shape
+        B, A = batch.token_BA.shape
+        if suits_tables(B * (A + 1), *tables):
+            codes = (batch.token_BA, batch.degree_BA, batch.atom_features_BA8, batch.hidden_B.view(torch.uint8))
+            fused: Tensor = FusedAtomEncodingFunction.apply(codes, *tables)  # type: ignore[no-untyped-call]
+            return fused
         atom_BAD = self.token(batch.token_BA.long()) + self.degree(encode_degree(batch))
         atom_BAD = atom_BAD + self.features(encode_atom_features(batch)).sum(dim=2)
         virtual_B1D = self.virtual_node(batch.token_BA.new_zeros(B, 1, dtype=torch.long))
@@ -305,6 +311,8 @@ class PairEncoding(nn.Module):
         if self._suits_one_pass(batch):
             return self._in_one_pass(batch)
         B, A = batch.token_BA.shape
+        if self._suits_fused(batch):
+            return self._fused(batch)
         bonds_BAAP = self._of_path(batch) if self.edges == "path" else self.bonds(encode_bonds(batch)).mean(dim=3)
         pair_BAAP = _shown(batch, SHOWN_EDGE, bonds_BAAP)
         pair_BAAP = pair_BAAP + _shown(batch, SHOWN_PATH, self.path(encode_paths(batch)))
@@ -323,6 +331,33 @@ class PairEncoding(nn.Module):
             and not batch.coordinates_BA3.requires_grad
         )
 
+    def _suits_fused(self, batch: ModelInput) -> bool:
+        kernel = self.distance
+        return (
+            kernel is not None
+            and self.edges == "bond"
+            and kernel.pair_type == "element"
+            and batch.shown_BAA is None
+            and batch.token_BA.shape[1] < MAX_NODES
+            and suits_tables(len(batch.token_BA) * (batch.token_BA.shape[1] + 1) ** 2, *self._weights(kernel))
+            and not batch.coordinates_BA3.requires_grad
+        )
+
+    def _fused(self, batch: ModelInput) -> Tensor:
+        kernel = self.distance
+        assert kernel is not None
+        hidden_B = batch.hidden_B.view(torch.uint8)
+        codes = (batch.token_BA, batch.bond_features_BAA3, batch.path_BAA, hidden_B)
+        known = (batch.coordinates_BA3.float(), kernel.centres_G)
+        pair_BNNP: Tensor = FusedPairEncodingFunction.apply(codes, known, kernel.spacing, *self._weights(kernel))  # type: ignore[no-untyped-call]
+        return pair_BNNP
+
+    def _weights(self, kernel: GaussianKernel) -> tuple[Tensor, ...]:
+        return (
+            kernel.hidden_weight, kernel.hidden_bias, kernel.out_weight, kernel.out_bias,
+            self.bonds.weight, self.path.weight, kernel.scale.weight, kernel.shift.weight, self.virtual_pair.weight,
+        )  # fmt: skip
+
     def _in_one_pass(self, batch: ModelInput) -> Tensor:
         kernel = self.distance
         assert kernel is not None
@@ -332,10 +367,8 @@ class PairEncoding(nn.Module):
         known = (batch.coordinates_BA3.float(), kernel.centres_G, kernel.centres_G.new_full((1,), kernel.spacing))
         nodes_B = count_nodes(F.pad(batch.valid_BA, (1, 0), value=True))
         pair_BNNP: Tensor = NativePairEncodingFunction.apply(  # type: ignore[no-untyped-call]
-            nodes_B, known, codes, _PAIR_NUMBERS,
-            kernel.hidden_weight, kernel.hidden_bias, kernel.out_weight, kernel.out_bias,
-            self.bonds.weight, self.path.weight, kernel.scale.weight, kernel.shift.weight, self.virtual_pair.weight,
-        )  # fmt: skip
+            nodes_B, known, codes, _PAIR_NUMBERS, *self._weights(kernel)
+        )
         return pair_BNNP
 
     def _of_path(self, batch: ModelInput) -> Tensor:

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from unimol_scale.data import vocabulary as vocab
 from unimol_scale.model.backbone import Representation
+from unimol_scale.model.fused import launching
+from unimol_scale.model.fused.dropping import NOTHING, Dropping, draw_seed
+from unimol_scale.model.fused.fused_head import FusedCoordinateHeadFunction
 from unimol_scale.model.kernels import NORM_EPSILON, linear
 from unimol_scale.model.layers import Linear, attention_weights, linear_parameters, norm_parameters, weight_parameter
 from unimol_scale.model.presets import ModelConfig
@@ -60,6 +63,8 @@ class CoordinateHead(nn.Module):
             coordinates_BA3: input coordinates, Å.
             seen_BAA: bool, which relative positions r_j − r_i may be used; None: all of them.
         """
+        if seen_BAA is None and self._suits_fused(representation, coordinates_BA3):
+            return self._fused(representation, coordinates_BA3.float())
         nodes_B = count_nodes(representation.valid_BN)
         weight_BAA = self._native_weights(representation, nodes_B)
         if weight_BAA is None:
@@ -69,6 +74,20 @@ class CoordinateHead(nn.Module):
         # Σ_j w_ij (r_j − r_i) = Σ_j w_ij r_j − r_i Σ_j w_ij, without the [A, A, 3] differences.
         r_BA3 = coordinates_BA3.float()
         return r_BA3 + torch.matmul(weight_BAA, r_BA3) - r_BA3 * weight_BAA.sum(-1, keepdim=True)
+
+    def _suits_fused(self, representation: Representation, coordinates_BA3: Tensor) -> bool:
+        fits = launching.suits(representation.pair_BNNP, representation.atom_BND)
+        return fits and not coordinates_BA3.requires_grad and self.force.dtype == representation.atom_BND.dtype
+
+    def _fused(self, representation: Representation, coordinates_BA3: Tensor) -> Tensor:
+        rate = self.dropout if self.training else 0.0
+        inner = Dropping(rate=rate, seed=draw_seed(representation.atom_BND)) if rate else NOTHING
+        moved_BA3: Tensor = FusedCoordinateHeadFunction.apply(  # type: ignore[no-untyped-call]
+            representation.atom_BND, representation.pair_BNNP, representation.valid_BN, coordinates_BA3, inner,
+            self.atom_norm_weight, self.atom_norm_bias, self.qkv_weight, self.pair_weight, self.pair_bias,
+            self.pair_norm_weight, self.pair_norm_bias, self.force,
+        )  # fmt: skip
+        return moved_BA3
 
     def _native_weights(self, representation: Representation, nodes_B: Tensor | None) -> Tensor | None:
         if self.training and self.dropout:

@@ -27,6 +27,8 @@ from unimol_scale.model.track_updates import (
 )
 
 Init = Literal["lecun", "he", "gate"]
+# An updated track and the other one, in whose gradient the update then has its part.
+Both = tuple[Tensor, Tensor]
 # Index of the triangle update among a layer's branches.
 TRIANGLE = 3
 EMBEDDING_STD = 0.1
@@ -133,8 +135,8 @@ class PairBiasedAttention(nn.Module):
         self.pair_weight, self.pair_bias = linear_parameters(config.heads, config.pair_width)
         self.out_weight, self.out_bias = linear_parameters(D, D, gain=residual_gain(config))
 
-    def forward(self, atom_BND: Tensor, pair_BNNP: Tensor, masks: "NodeMasks", *, residual: bool) -> Tensor:
-        """Return the update [B, N, D], added to the nodes if ``residual``.
+    def forward(self, atom_BND: Tensor, pair_BNNP: Tensor, masks: "NodeMasks", *, residual: bool) -> Both:
+        """Return the update [B, N, D], added to the nodes if ``residual``, and the pairs, to go on with.
 
         Args:
             atom_BND: nodes.
@@ -155,7 +157,7 @@ class PairBiasedAttention(nn.Module):
         weights_MNN = F.dropout(weights_MNN.to(value_MNd.dtype), self.dropout, self.training)
         mixed_BND = torch.bmm(weights_MNN, value_MNd).view(B, self.heads, N, -1).transpose(1, 2).reshape(B, N, D)
         update_BND = linear(mixed_BND, self.out_weight, self.out_bias)
-        return atom_BND + update_BND if residual else update_BND
+        return (atom_BND + update_BND if residual else update_BND), pair_BNNP
 
     def scores(self, atom_BND: Tensor, pair_BNNP: Tensor) -> Tensor:
         """Return the input of the softmax, q·kᵀ/√d + the pair bias, [B, H, N, N]; values at padding are arbitrary.
@@ -235,8 +237,8 @@ class OuterProduct(nn.Module):
         # A sum over h² products, where a linear map of h inputs would sum over h.
         initialise(self.weight.view(h * P, h), self.bias, "lecun", residual_gain(config) * h**-0.5)
 
-    def forward(self, atom_BND: Tensor, pair_BNNP: Tensor, masks: "NodeMasks", *, residual: bool) -> Tensor:
-        """Return the update [B, N, N, P], added to the pairs if ``residual``.
+    def forward(self, atom_BND: Tensor, pair_BNNP: Tensor, masks: "NodeMasks", *, residual: bool) -> Both:
+        """Return the update [B, N, N, P], added to the pairs if ``residual``, and the nodes, to go on with.
 
         Args:
             atom_BND: nodes.
@@ -259,10 +261,8 @@ class OuterProduct(nn.Module):
         a_BNh, b_BNh = projected_BNk.chunk(2, dim=-1)
         b_BNh = b_BNh * (undo_B11 / count_B11).to(b_BNh.dtype)
         constant_B11P = (self.bias * undo_B11.to(self.bias.dtype)).unsqueeze(1)
-        update_BNNP: Tensor = OuterProductFunction.apply(  # type: ignore[no-untyped-call]
-            pair_BNNP, a_BNh, b_BNh, self.weight, constant_B11P, residual
-        )
-        return update_BNNP
+        inputs = (pair_BNNP, a_BNh, b_BNh, self.weight, constant_B11P, residual)
+        return OuterProductFunction.apply(*inputs), atom_BND  # type: ignore[no-untyped-call]
 
 
 class TriangleUpdate(nn.Module):
@@ -365,11 +365,11 @@ class TwoTrackLayer(nn.Module):
         fused_triangle = whole or not (self.training and (self.triangle_dropout or self.drop_path))
         of_branch = [self._of_branch(masks, branch) for branch in range(5)]
 
-        atom = self.attention(atom_BND, pair_BNNP, of_branch[0], residual=fused)
+        atom, pair_BNNP = self.attention(atom_BND, pair_BNNP, of_branch[0], residual=fused)
         atom_BND = atom if fused else atom_BND + self._drop(atom)
         atom = self.ffn(atom_BND, of_branch[1], residual=fused)
         atom_BND = atom if fused else atom_BND + self._drop(atom)
-        pair = self.outer_product(atom_BND, pair_BNNP, of_branch[2], residual=fused)
+        pair, atom_BND = self.outer_product(atom_BND, pair_BNNP, of_branch[2], residual=fused)
         pair_BNNP = pair if fused else pair_BNNP + self._drop(pair)
         pair = self.triangle(pair_BNNP, of_branch[TRIANGLE], residual=fused_triangle)
         pair_BNNP = pair if fused_triangle else pair_BNNP + self._drop_rows(pair)

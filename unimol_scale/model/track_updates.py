@@ -14,8 +14,8 @@ from unimol_scale.model.fused.fused_branches import (
     FusedAttentionFunction,
     FusedFeedForwardFunction,
     FusedOuterProductFunction,
-    FusedTriangleFunction,
 )
+from unimol_scale.model.fused.triangle_branch import FusedTriangleFunction
 from unimol_scale.model.native import functions as native
 from unimol_scale.model.native.library import suits, suits_nodes
 
@@ -55,8 +55,8 @@ def attention(
     dropout: float,
     nodes_B: Tensor | None,
     dropping: Dropping | None,
-) -> Tensor | None:
-    """Return [x +] the attention's update [B, N, D] by Triton or C code, or None if torch has to compute it.
+) -> tuple[Tensor, Tensor] | None:
+    """Return [x +] the attention's update [B, N, D] and the pairs, by Triton or C code, or None: it is left to torch.
 
     Args:
         atom_BND: x.
@@ -69,16 +69,17 @@ def attention(
         nodes_B: ``count_nodes``.
         dropping: dropout that Triton kernels apply to the update; None: they do not compute it.
     """
-    out: Tensor
     if dropping is not None:
         inner = dropping.inside(dropout)
-        out = FusedAttentionFunction.apply(atom_BND, pair_BNNP, key_mask_B1N, dropping, inner, *weights)  # type: ignore[no-untyped-call]
-        return out
+        both: tuple[Tensor, Tensor] = FusedAttentionFunction.apply(  # type: ignore[no-untyped-call]
+            atom_BND, pair_BNNP, key_mask_B1N, dropping, inner, *weights
+        )
+        return both
     pair_weight = weights[3]
     if dropout or nodes_B is None or not (suits(pair_BNNP, pair_weight) and suits_nodes(atom_BND, *weights)):
         return None
-    out = native.NativeAttentionFunction.apply(nodes_B, heads, residual, atom_BND, pair_BNNP, *weights)  # type: ignore[no-untyped-call]
-    return out
+    out: Tensor = native.NativeAttentionFunction.apply(nodes_B, heads, residual, atom_BND, pair_BNNP, *weights)  # type: ignore[no-untyped-call]
+    return out, pair_BNNP
 
 
 def mixed_attention(
@@ -151,8 +152,10 @@ def outer_product(
     residual: bool,
     nodes_B: Tensor | None,
     dropping: Dropping | None,
-) -> Tensor | None:
-    """Return [x +] the outer product's update [B, N, N, P] by Triton or C code, or None if torch has to compute it.
+) -> tuple[Tensor, Tensor] | None:
+    """Return [x +] the outer product's update [B, N, N, P] and the nodes, by Triton or C code, or None.
+
+    None: torch has to compute it.
 
     Args:
         pair_BNNP: x.
@@ -164,18 +167,19 @@ def outer_product(
         nodes_B: ``count_nodes``.
         dropping: see ``attention``.
     """
-    out: Tensor
     if dropping is not None:
-        out = FusedOuterProductFunction.apply(pair_BNNP, atom_BND, count_B, valid_BN1, dropping, *weights)  # type: ignore[no-untyped-call]
-        return out
+        both: tuple[Tensor, Tensor] = FusedOuterProductFunction.apply(  # type: ignore[no-untyped-call]
+            pair_BNNP, atom_BND, count_B, valid_BN1, dropping, *weights
+        )
+        return both
     *of_nodes, weight_hX, bias_P = weights
     if nodes_B is None or weight_hX.dtype != torch.float32:
         return None
     if not (suits(pair_BNNP, bias_P, count_B) and suits_nodes(atom_BND, *of_nodes)):
         return None
     inputs = (pair_BNNP, atom_BND, count_B, *weights)
-    out = native.NativeOuterProductFunction.apply(nodes_B, residual, *inputs)  # type: ignore[no-untyped-call]
-    return out
+    out: Tensor = native.NativeOuterProductFunction.apply(nodes_B, residual, *inputs)  # type: ignore[no-untyped-call]
+    return out, atom_BND
 
 
 def triangle(

@@ -25,6 +25,7 @@ from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.errors import ConfigError, nearest
 from unimol_scale.model.accounting import Heads
 from unimol_scale.model.encodings import ModelInput, pairwise_distances
+from unimol_scale.model.fused.geometry_losses import FusedGeometryLosses, suits_coordinates
 from unimol_scale.model.model_with_heads import HeadedModel
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.objectives.base import Objective, PretrainingModel, Sample
@@ -246,8 +247,7 @@ class DenoiseObjective(Objective):
                 std = self.config.noise_std if sample.noise_std_B is None else sample.noise_std_B[:, None, None]
                 sums["coordinate"] = noise_loss(predicted_BA3, clean_BA3, valid_BA, std)
             else:
-                sums["coordinate"] = coordinate_loss(predicted_BA3, clean_BA3, valid_BA)
-                sums["distance"] = distance_loss(predicted_BA3, clean_BA3, valid_BA)
+                sums["coordinate"], sums["distance"] = geometry_losses(predicted_BA3, clean_BA3, valid_BA)
         return sums
 
 
@@ -256,6 +256,14 @@ class DenoiseModel(PretrainingModel):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config, DenoiseObjective(DenoiseConfig()))
+
+
+def geometry_losses(predicted_BA3: Tensor, clean_BA3: Tensor, valid_BA: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``coordinate_loss`` and ``distance_loss``, on a GPU by one kernel."""
+    if suits_coordinates(predicted_BA3):
+        losses: tuple[Tensor, Tensor] = FusedGeometryLosses.apply(predicted_BA3, clean_BA3, valid_BA)  # type: ignore[no-untyped-call]
+        return losses
+    return coordinate_loss(predicted_BA3, clean_BA3, valid_BA), distance_loss(predicted_BA3, clean_BA3, valid_BA)
 
 
 def coordinate_loss(predicted_BA3: Tensor, clean_BA3: Tensor, valid_BA: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ What they drop is drawn by the place of a value: the tests ask the kernels which
 those.
 """
 
+import copy
 import dataclasses
 import math
 import os
@@ -17,13 +18,21 @@ import torch.nn.functional as F
 from tests.helpers.molecules import random_columns
 from tests.helpers.random_keys import keys
 from tests.helpers.ranks import REPOSITORY
+from unimol_scale.data import vocabulary
 from unimol_scale.data.batch import collate
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.fused import launching
 from unimol_scale.model.fused.dropping import NOTHING, Dropping
 from unimol_scale.model.native.library import torch_only
 from unimol_scale.model.presets import DROPOUTS, preset
-from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective
+from unimol_scale.objectives.base import total_loss
+from unimol_scale.objectives.denoise import (
+    DenoiseConfig,
+    DenoiseObjective,
+    coordinate_loss,
+    distance_loss,
+    geometry_losses,
+)
 
 pytest.importorskip("triton", reason="comes with torch's builds for GPUs, and with the extra dev")
 EPSILON = 1e-5
@@ -56,31 +65,33 @@ def random(*shape, gain=1.0):
     return (gain * torch.randn(*shape)).requires_grad_()
 
 
-def assert_same_function(fused, reference, arguments, dtype):
+def assert_same_function(fused, reference, arguments, dtype, of_y=None):
     """Equal values and gradients: kernels in ``dtype``, autograd in fp64 on the same rounded numbers."""
     rounded = [x.detach().to(dtype) for x in arguments]
     results = []
     for function, kind in ((reference, torch.float64), (fused, dtype)):
         inputs = [x.to(kind).requires_grad_(a.requires_grad) for x, a in zip(rounded, arguments, strict=True)]
         y = function(*inputs)
+        outputs = y if isinstance(y, tuple) else (y,)
         if not results:
-            direction = torch.randn(y.shape)
+            directions = [torch.randn(output.shape) for output in outputs]
         wanted = [x for x in inputs if x.requires_grad]
-        results.append([y, *torch.autograd.grad(y, wanted, direction.to(dtype).to(kind))])
+        given = [direction.to(dtype).to(output.dtype) for direction, output in zip(directions, outputs, strict=True)]
+        results.append([*outputs, *torch.autograd.grad(outputs, wanted, given)])
     assert "Fused" in type(results[1][0].grad_fn).__name__
     for at, (expected, found) in enumerate(zip(*results, strict=True)):
-        assert found.dtype == dtype
+        assert found.dtype == (of_y or dtype if at == 0 else dtype)
         error = (found.double() - expected).norm().item()
         assert error < TOLERANCE[dtype] * max(expected.norm().item(), 0.1), f"tensor {at}"
 
 
-def branch_factor(dropping, shape, sharing=1):
+def branch_factor(dropping, shape):
     """The factors of dropout that a branch of this shape gets."""
     from unimol_scale.model.fused.branch_steps import add_branch
 
     rows = math.prod(shape[:-1])
     ones = torch.ones(rows, shape[-1])
-    found = add_branch(torch.zeros_like(ones), ones, dropping, molecule=rows // shape[0], sharing=sharing)
+    found = add_branch(torch.zeros_like(ones), ones, dropping, molecule=rows // shape[0])
     return found.view(shape).double()
 
 
@@ -129,7 +140,7 @@ def test_attention(branches, N, H, d, P, rate, dtype):
         bias = (pair @ pair_weight.t() + pair_bias).permute(0, 3, 1, 2)
         logits = qkv[0] @ qkv[1].transpose(2, 3) * d**-0.5 + bias + key_mask.double().unsqueeze(1)
         mixed = (weight_factor * logits.softmax(-1)) @ qkv[2]
-        return atom + factor * (mixed.transpose(1, 2).reshape(B, N, D) @ out.t() + out_bias)
+        return atom + factor * (mixed.transpose(1, 2).reshape(B, N, D) @ out.t() + out_bias), pair.clone()
 
     arguments = (
         random(B, N, D), random(B, N, N, P), random(D), random(D), random(3 * D, D, gain=D**-0.5),
@@ -164,7 +175,7 @@ def test_outer_product(branches, N, D, h, P, rate, dtype):
     def reference(pair, atom, norm_weight, norm_bias, project, project_bias, weight, bias):
         a, b = ((norm(atom, norm_weight, norm_bias) @ project.t() + project_bias) * valid).chunk(2, -1)
         z = torch.einsum("bic,bjd,cdp->bijp", a, b, weight.view(h, h, P))
-        return pair + factor * (z * undo / count.double().view(B, 1, 1, 1) + bias * undo)
+        return pair + factor * (z * undo / count.double().view(B, 1, 1, 1) + bias * undo), atom.clone()
 
     arguments = (
         random(B, N, N, P), random(B, N, D), random(D), random(D), random(2 * h, D, gain=D**-0.5), random(2 * h),
@@ -173,6 +184,19 @@ def test_outer_product(branches, N, D, h, P, rate, dtype):
     apply = branches.FusedOuterProductFunction.apply
     fused = lambda pair, atom, *w: apply(pair, atom, count, valid.to(atom.dtype), dropping, *w)  # noqa: E731
     assert_same_function(fused, reference, arguments, dtype)
+
+
+def triangle_factor(dropping, shape):
+    """The factors of dropout that a triangle update of this shape gets: of an update of ones behind a gate of ones."""
+    from unimol_scale.model.fused.triangle_branch import Gated, gated_branch
+
+    (B, N, _, P), R = shape, math.prod(shape[:-1])
+    gated = Gated(
+        gate=torch.zeros(R, P), product_BhX=torch.zeros(B, 1, N * N), mean=torch.zeros(R), rstd=torch.ones(R),
+        gate_bias=torch.ones(P), inner=(torch.ones(1), torch.zeros(1), torch.zeros(P, 1), torch.ones(P)),
+        dropping=dropping, N=N,
+    )  # fmt: skip
+    return gated_branch(torch.zeros(R, P), gated).view(shape).double()
 
 
 # A norm of few channels is a sign rather than a number: it doubles what rounding does.
@@ -184,7 +208,7 @@ def test_triangle(branches, N, P, h, rate, dtype):
     scale[1, :, (N + 1) // 2 :] = 0.0
     scale[1, ..., (N + 1) // 2 :] = 0.0
     dropping = Dropping(rate=rate, path=rate, seed=seed(), stream=96) if rate else NOTHING
-    factor = branch_factor(dropping, (B, N, N, P), sharing=N)
+    factor = triangle_factor(dropping, (B, N, N, P))
 
     def reference(x, norm_weight, norm_bias, project, project_bias, inner_w, inner_b, out, out_bias, gate, gate_bias):
         normal = norm(x, norm_weight, norm_bias)
@@ -197,8 +221,60 @@ def test_triangle(branches, N, P, h, rate, dtype):
         random(B, N, N, P), random(P), random(P), random(4 * h, P, gain=P**-0.5), random(4 * h), random(h), random(h),
         random(P, h), random(P), random(P, P, gain=P**-0.5), random(P),
     )  # fmt: skip
-    apply = branches.FusedTriangleFunction.apply
+    from unimol_scale.model.fused.triangle_branch import FusedTriangleFunction
+
+    apply = FusedTriangleFunction.apply
     assert_same_function(lambda x, *w: apply(x, scale.to(x.dtype), dropping, *w), reference, arguments, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("N", "H", "d", "P", "rate"), [(7, 3, 8, 12, 0.0), (2, 2, 16, 8, 0.0), (9, 2, 16, 10, 0.3)])
+def test_coordinate_head(branches, N, H, d, P, rate, dtype):
+    from unimol_scale.model.fused.fused_head import FusedCoordinateHeadFunction
+
+    B, D = 2, H * d
+    valid = torch.ones(B, N, dtype=torch.bool)
+    valid[1, 2:] = False
+    coordinates = torch.randn(B, N - 1, 3)
+    inner = Dropping(rate=rate, seed=seed()) if rate else NOTHING
+    weight_factor = attention_factor(branches, inner, B, N, H, d)
+    weight_factor = weight_factor[..., 1:, 1:] if rate else weight_factor
+
+    def reference(atom, pair, norm_weight, norm_bias, qkv_weight, pair_weight, pair_bias, pair_norm, pair_shift, force):
+        qkv = norm(atom[:, 1:], norm_weight, norm_bias) @ qkv_weight.t()
+        q, k, v = qkv.view(B, N - 1, 3, H, d).permute(2, 0, 3, 1, 4)
+        bias = (norm(pair[:, 1:, 1:], pair_norm, pair_shift) @ pair_weight.t() + pair_bias).permute(0, 3, 1, 2)
+        logits = (q @ k.transpose(2, 3) * d**-0.5 + bias).masked_fill(~valid[:, None, None, 1:], -math.inf)
+        total = (weight_factor * logits.softmax(-1) * (v * force.view(H, 1, d)).sum(-1).unsqueeze(2)).sum(1)
+        r = coordinates.to(atom.dtype)
+        return r + total @ r - r * total.sum(-1, keepdim=True)
+
+    def fused(atom, pair, *weights):
+        return FusedCoordinateHeadFunction.apply(atom, pair, valid, coordinates, inner, *weights)
+
+    arguments = (
+        random(B, N, D), random(B, N, N, P), random(D), random(D), random(3 * D, D, gain=D**-0.5),
+        random(H, P, gain=0.3), random(H), random(P), random(P), random(D),
+    )  # fmt: skip
+    assert_same_function(fused, reference, arguments, dtype, of_y=torch.float32)
+
+
+@pytest.mark.parametrize(("N", "counts"), [(7, (7, 1, 4)), (1, (1, 1))])
+def test_losses_of_coordinates(branches, N, counts):
+    predicted, clean = random(len(counts), N, 3), torch.randn(len(counts), N, 3)
+    valid = torch.arange(N) < torch.tensor(counts)[:, None]
+    if N > 1:  # two atoms in one place, a coordinate that is right
+        predicted.data[0, 1] = predicted.data[0, 0]
+        clean[0, 2, 1] = predicted.data[0, 2, 1]
+
+    def losses(x):
+        return geometry_losses(x, clean.to(x.dtype), valid)
+
+    def reference(x):
+        return coordinate_loss(x, clean.to(x.dtype), valid), distance_loss(x.float(), clean, valid).to(x.dtype)
+
+    with launching.kernels_switched(True):
+        assert_same_function(losses, reference, (predicted,), torch.float32)
 
 
 SIZE = preset("0.03M", layers=2)
@@ -211,6 +287,31 @@ def model_and_input(num_atoms=(4, 1, 6), **changes):
         parameter.data += 0.1 * torch.randn_like(parameter)
     batch = collate(random_columns(list(num_atoms)))
     return model, DenoiseObjective(DenoiseConfig()).corrupt(batch, keys(range(len(num_atoms)))).input
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("num_atoms", [(4, 1, 6, 3), (1, 1)])
+@pytest.mark.parametrize("track", ["atom_encoding", "pair_encoding"])
+def test_encodings(branches, track, num_atoms, dtype):
+    model, batch = model_and_input(num_atoms)
+    hidden_B = torch.arange(len(num_atoms)) == 1
+    features = batch.atom_features_BA8.clone()
+    features[0, 0, 2] = vocabulary.RAW_HIDDEN
+    batch = dataclasses.replace(batch, hidden_B=hidden_B, atom_features_BA8=features)
+    encoding, results = getattr(model, track).to(dtype), []
+    direction = torch.randn(encoding(batch).shape).to(dtype)
+    for on, kind in ((False, torch.float64), (True, dtype)):
+        made = copy.deepcopy(encoding).to(kind)
+        with torch_only(), launching.kernels_switched(on):
+            y = made(batch)
+        assert ("Fused" in type(y.grad_fn).__name__) == on
+        gradients = torch.autograd.grad(y, list(made.parameters()), direction.to(kind))
+        results.append([y, *gradients])
+    for name, expected, found in zip(["y", *(name for name, _ in encoding.named_parameters())], *results, strict=True):
+        assert found.dtype == dtype
+        assert found.shape == expected.shape
+        error = (found.double() - expected).norm().item()
+        assert error < TOLERANCE[dtype] * max(expected.norm().item(), 0.1), name
 
 
 def results_of(model, batch):
@@ -228,12 +329,31 @@ def test_a_whole_model_of_molecules_of_several_sizes(branches):
     with torch_only():
         expected = results_of(model, batch)
         started = []
-        with launching.kernels_switched(True), launching.launches_seen_by(lambda name, tensors: started.append(name)):
+        with launching.kernels_switched(True), launching.launches_seen_by(lambda name, *_: started.append(name)):
             found = results_of(model, batch)
     assert len(started) > 40
     assert len(found) == len(expected)
     for wanted, value in zip(expected, found, strict=True):
         assert (value - wanted).norm() < 1e-4 * wanted.norm() + 1e-6
+
+
+def test_the_denoising_losses_of_a_whole_model_and_their_gradients(branches):
+    objective = DenoiseObjective(DenoiseConfig())
+    sample = objective.corrupt(collate(random_columns([4, 1, 3])), keys(range(3)))
+    torch.manual_seed(0)
+    model = objective.build_model(dataclasses.replace(SIZE, layers=1)).train()
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    results = []
+    for on in (False, True):
+        with torch_only(), launching.kernels_switched(on):
+            sums = model(sample)
+            loss = total_loss(sums, sample.counts, objective.weights)
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+        results.append([torch.stack([*sums.values()]), *gradients])
+    largest = max(gradient.norm() for gradient in results[0][1:])
+    for expected, found in zip(*results, strict=True):
+        assert (found - expected).norm() < 1e-4 * expected.norm() + 1e-6 * largest
 
 
 def test_layers_that_are_computed_twice_drop_the_same_both_times(branches):
@@ -259,7 +379,7 @@ def test_draws_have_their_probability_and_differ_by_place_layer_and_branch(branc
         for second in range(first):
             both = ((factors[first] == 0) & (factors[second] == 0)).double().mean().item()
             assert both == pytest.approx(rate**2, abs=0.01)
-    shared = branch_factor(of_batch.of_branch(0, 3, rate, 0.0), shape, sharing=8).view(4, 8, 8, 128)
+    shared = triangle_factor(of_batch.of_branch(0, 3, rate, 0.0), (4, 8, 8, 128))
     assert (shared == shared[:, :, :1]).all()
     left_out = branch_factor(of_batch.of_branch(0, 0, 0.0, 0.5), (64, 2, 16)).flatten(1)
     assert (left_out == left_out[:, :1]).all()
@@ -291,6 +411,6 @@ def test_every_kernel_compiles_for_a_gpu_that_is_not_there():
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if "_kernels." in line]
     assert {spilled for *_, spilled in rows} == {"0"}
     listed = {name for name, *_ in rows}
-    assert len(listed) == 16
+    assert len(listed) == 34
     for name in listed:
         assert callable(launching.kernel_named(name))

@@ -1,6 +1,7 @@
 """The steps that branches of a layer consist of: each starts one Triton kernel on tensors that it checks and makes.
 
-R rows of W channels. Gradients of biases and norms, which are sums over rows, go to ``PartialSums``.
+R rows of W channels. Maps that take a norm in, with C channels, are explained in norm_kernels.py. Gradients of biases
+and norms, which are sums over rows, go to ``PartialSums``.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,9 @@ from unimol_scale.model.fused.launching import block, launch, programs, rows_per
 from unimol_scale.model.kernels import NORM_EPSILON
 
 _SUM_COLUMNS, _SUM_ROWS = 64, 32
+_FOLD_COLUMNS, _FOLD_ROWS = 32, 64
+# Weight and bias of a map.
+Map = tuple[Tensor, Tensor]
 
 
 class PartialSums:
@@ -32,18 +36,22 @@ class PartialSums:
         """Return where a kernel writes its sums from the ``first`` on, and the step from row to row."""
         return self.parts[:, sum(self.widths[:first]) :], self.step
 
-    def total(self) -> Sequence[Tensor]:
-        """Return the sums."""
-        return torch.split(add_rows(self.parts, self.dtype), list(self.widths))
+    def between(self, first: int, later: int) -> int:
+        """Return how many columns lie between the beginnings of two sums."""
+        return sum(self.widths[first:later])
 
+    def total(self, others: Tensor) -> Sequence[Tensor]:
+        """Return the sums, and last the sum over ``others`` [rows, width], fp32; over no rows it is zero."""
+        (R, W), (others_R, others_W) = self.parts.shape, others.shape
+        total = self.parts.new_empty(W + others_W, dtype=self.dtype)
+        grid = (-(-W // _SUM_COLUMNS) + -(-others_W // _SUM_COLUMNS),)
+        tensors, sizes = (self.parts, others, total), (R, W, others_R, others_W)
+        launch("row_kernels.sum_partials", grid, *tensors, *sizes, BR=_SUM_ROWS, BW=_SUM_COLUMNS)
+        return torch.split(total, [*self.widths, others_W])
 
-def add_rows(parts_RW: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the sum over rows [W] of fp32 rows."""
-    R, W = parts_RW.shape
-    total_W = parts_RW.new_empty(W, dtype=dtype)
-    grid = (-(-W // _SUM_COLUMNS),)
-    launch("row_kernels.sum_partials", grid, parts_RW, total_W, R, W, BR=_SUM_ROWS, BW=_SUM_COLUMNS)
-    return total_W
+    def no_rows(self, width: int) -> Tensor:
+        """Return rows whose sum is zero."""
+        return self.parts.new_empty(0, width)
 
 
 def _blocks(R: int, W: int) -> tuple[tuple[int], dict[str, int]]:
@@ -61,27 +69,12 @@ def drawn_from(dropping: Dropping, x: Tensor) -> tuple[Tensor, int]:
     return (x[:0] if dropping.seed is None else dropping.seed), dropping.stream
 
 
-def _strides(x: Tensor, R: int) -> tuple[int, int, int, int]:
-    """Return rows a batch and the steps of batch, row and channel, of rows [R, W] or channels first [B, W, pitch]."""
-    if x.dim() == 2:
-        return R, 0, x.shape[1], 1
-    return R // len(x), x.shape[1] * x.shape[2], 1, x.shape[2]
-
-
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, R: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the layer norm in rows [R, W], the means and the reciprocal deviations, fp32 [R].
-
-    Args:
-        x: rows [R, W], or channels first [B, W, pitch], of which the first R / B columns count.
-        weight: of the norm.
-        bias: of the norm.
-        R: number of rows, if channels come first.
-    """
-    W, R = len(weight), R or len(x)
-    y, statistics = x.new_empty(R, W), x.new_empty(2, R, dtype=torch.float32)
-    grid, sizes = _blocks(R, W)
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the layer norm of rows [R, W], the means and the reciprocal deviations, fp32 [R]."""
+    y, statistics = torch.empty_like(x), x.new_empty(2, len(x), dtype=torch.float32)
+    grid, sizes = _blocks(*x.shape)
     tensors = (x, weight, bias, y, statistics[0], statistics[1])
-    launch("row_kernels.layer_norm", grid, *tensors, R, *_strides(x, R), EPSILON=NORM_EPSILON, **sizes)
+    launch("row_kernels.layer_norm", grid, *tensors, len(x), EPSILON=NORM_EPSILON, **sizes)
     return y, statistics[0], statistics[1]
 
 
@@ -94,32 +87,27 @@ def layer_norm_backward(
     sums: tuple[Tensor, int],
     residual: Tensor | None,
 ) -> Tensor:
-    """Return the gradient of x, in its layout, added to that of a residual; sums are of the norm's weight and bias."""
+    """Return the gradient of rows x, added to that of a residual, if any; sums are of the norm's weight and bias."""
     grad_x = torch.empty_like(x)
     grid, sizes = _shared(len(weight))
     tensors = (grad, x, mean, rstd, weight, grad[:0] if residual is None else residual, grad_x)
-    numbers = (len(grad), *_strides(x, len(grad)))
-    launch("row_kernels.layer_norm_backward", grid, *tensors, *sums, *numbers, RESIDUAL=residual is not None, **sizes)
+    constants = {"RESIDUAL": residual is not None, **sizes}
+    launch("row_kernels.layer_norm_backward", grid, *tensors, *sums, len(x), **constants)
     return grad_x
 
 
-def add_branch(
-    x: Tensor, update: Tensor, dropping: Dropping, *, molecule: int, gate: Tensor | None = None, sharing: int = 1
-) -> Tensor:
-    """Return x + dropout(update [∘ gate]), in the memory of ``update``.
+def add_branch(x: Tensor, update: Tensor, dropping: Dropping, *, molecule: int) -> Tensor:
+    """Return x + dropout(update), in the memory of ``update``.
 
     Args:
         x: rows.
         update: of the branch.
         dropping: of the branch.
         molecule: rows of one molecule.
-        gate: rows.
-        sharing: consecutive rows that share a draw.
     """
     grid, sizes = _blocks(*x.shape)
-    tensors = (x, update, update[:0] if gate is None else gate, update, *drawn_from(dropping, x))
-    constants = {"GATED": gate is not None, **dropping.constants()}
-    launch("row_kernels.add_branch", grid, *tensors, len(x), sharing, molecule, **sizes, **constants)
+    tensors = (x, update, update, *drawn_from(dropping, x))
+    launch("row_kernels.add_branch", grid, *tensors, len(x), molecule, **sizes, **dropping.constants())
     return update
 
 
@@ -133,22 +121,6 @@ def enter_backward(
     tensors = (grad, x, *statistics, *norm, grad_update, normal, *sums, *drawn_from(dropping, x))
     launch("row_kernels.enter_backward", grid, *tensors, len(x), molecule, **sizes, **dropping.constants())
     return grad_update, normal
-
-
-def gate_backward(
-    grad: Tensor,
-    update: Tensor,
-    gate: Tensor,
-    sums: tuple[Tensor, int],
-    dropping: Dropping,
-    molecule: int,
-    sharing: int,
-) -> tuple[Tensor, Tensor]:
-    """Return the gradients of both factors of a gated branch, each in the memory of the other; sums are of biases."""
-    grid, sizes = _shared(grad.shape[1])
-    tensors = (grad, update, gate, gate, update, *sums, *drawn_from(dropping, grad))
-    launch("row_kernels.gate_backward", grid, *tensors, len(grad), sharing, molecule, **sizes, **dropping.constants())
-    return gate, update
 
 
 def gelu(hidden: Tensor, dropping: Dropping = NOTHING) -> Tensor:
@@ -171,10 +143,69 @@ def gelu_backward(
     return active, grad_active
 
 
-def channels_to_rows(x_BWX: Tensor, R: int, sums: tuple[Tensor, int]) -> Tensor:
-    """Return channels first [B, W, pitch] as rows [R, W]; the sums are over them."""
-    B, W, pitch = x_BWX.shape
-    rows = x_BWX.new_empty(R, W)
+def channels_to_rows(
+    x_BWX: Tensor, mean: Tensor, rstd: Tensor, rows: Tensor, sums: tuple[Tensor, int], mean_sums: int
+) -> None:
+    """Write channels first [B, W, pitch] into rows [R, W] of a wider matrix.
+
+    The sums are of x / rstd, and ``mean_sums`` further on of x · mean.
+    """
+    (B, W, pitch), R = x_BWX.shape, len(rows)
     grid, sizes = _shared(W)
-    launch("triangle_kernels.channels_to_rows", grid, x_BWX, rows, *sums, R, R // B, pitch, **sizes)
-    return rows
+    tensors, numbers = (x_BWX, mean, rstd, rows, *sums), (mean_sums, R, R // B, pitch, rows.stride(0))
+    launch("triangle_kernels.channels_to_rows", grid, *tensors, *numbers, **sizes)
+
+
+def statistics(rows_RW: Tensor) -> tuple[Tensor, Tensor]:
+    """Return means and reciprocal deviations of rows, fp32 [R]."""
+    R, W = rows_RW.shape
+    found = rows_RW.new_empty(2, R, dtype=torch.float32)
+    grid, sizes = _blocks(R, W)
+    launch("norm_kernels.statistics", grid, rows_RW, found[0], found[1], R, EPSILON=NORM_EPSILON, **sizes)
+    return found[0], found[1]
+
+
+def fold_norm(maps: tuple[Map, Map], norm_weight: Tensor, norm_bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Return W' [C, W] and, fp32, b' [C] of two maps of one norm, one below the other."""
+    (first, first_bias), (second, second_bias) = maps
+    C1, C2, W = len(first), len(second), len(norm_weight)
+    folded, bias = first.new_empty(C1 + C2, W), first.new_empty(C1 + C2, dtype=torch.float32)
+    grid, sizes = _blocks(C1 + C2, W)
+    tensors = (first, second, first_bias, second_bias, norm_weight, norm_bias, folded, bias)
+    launch("norm_kernels.fold_norm", grid, *tensors, C1, C2, **sizes)
+    return folded, bias
+
+
+def unfold_norm(
+    grad_folded: Tensor,
+    weights: tuple[Tensor, Tensor],
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    bias_sum: Tensor,
+    mean_sum: Tensor,
+) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+    """Return the gradients of both maps' weights, and of weight and bias of the norm.
+
+    Args:
+        grad_folded: gᵀ·x, with g the gradient of x·W'ᵀ.
+        weights: of the maps.
+        norm_weight: of the norm.
+        norm_bias: of the norm.
+        bias_sum: where in memory the gradient of b' begins [C].
+        mean_sum: where in memory the sums of g by the means of x begin [C].
+    """
+    (first, second), W = weights, len(norm_weight)
+    found = (torch.empty_like(first), torch.empty_like(second))
+    of_norm = (torch.empty_like(norm_weight), torch.empty_like(norm_bias))
+    tensors = (grad_folded, first, second, norm_weight, norm_bias, bias_sum, mean_sum, *found, *of_norm)
+    sizes = {"W": W, "BR": _FOLD_ROWS, "BW": _FOLD_COLUMNS}
+    launch("norm_kernels.unfold_norm", (-(-W // _FOLD_COLUMNS),), *tensors, len(first), len(second), **sizes)
+    return found, *of_norm
+
+
+def folded_backward(grad: Tensor, rows: Tensor, mean: Tensor, rstd: Tensor, residual: Tensor) -> Tensor:
+    """Return the gradient of rows x from ``grad`` = g·W', added to that of a residual."""
+    grad_x = torch.empty_like(rows)
+    grid, sizes = _blocks(*rows.shape)
+    launch("norm_kernels.folded_backward", grid, grad, rows, mean, rstd, residual, grad_x, len(rows), **sizes)
+    return grad_x

@@ -14,24 +14,23 @@ from torch import Tensor
 from unimol_scale.model.fused.branch_steps import (
     PartialSums,
     add_branch,
-    add_rows,
-    channels_to_rows,
     drawn_from,
     enter_backward,
-    gate_backward,
     gelu,
     gelu_backward,
     layer_norm,
     layer_norm_backward,
 )
 from unimol_scale.model.fused.dropping import Dropping
-from unimol_scale.model.fused.launching import MAX_NODES, PITCH, block, in_fp32, launch, programs, rows_per_block, warps
+from unimol_scale.model.fused.launching import MAX_NODES, block, in_fp32, launch, programs, rows_per_block, warps
 from unimol_scale.model.kernels import OUTER_PRODUCT_EPSILON
 
 # Heads that a program computes one after another: as many as lie in 32 bytes of a row of the bias in bf16.
 HEADS_PER_PROGRAM = 16
 # Pair channels that a program of the outer product holds.
 OUTER_CHANNELS = 128
+# Of a block of a sum with a product of few columns.
+PRODUCT_ROWS, PRODUCT_COLUMNS = 64, 128
 Gradients = tuple[Tensor | None, ...]
 
 
@@ -67,14 +66,15 @@ class FusedFeedForwardFunction(torch.autograd.Function):
         grad_x = layer_norm_backward(
             grad_hidden @ up_weight, rows, mean, rstd, norm_weight, sums.of(2), residual=grad_rows
         )
-        down_bias, up_bias, *norm_sums = sums.total()
+        down_bias, up_bias, *norm_sums, _ = sums.total(sums.no_rows(0))
         return grad_x.view_as(grad), None, None, *norm_sums, grad_up, up_bias, grad_down, down_bias
 
 
 class FusedAttentionFunction(torch.autograd.Function):
     """x + D(W_o·attention + b_o): what ``layers.PairBiasedAttention`` computes of nodes [B, N, D] and pairs.
 
-    The constant that the pair bias adds to all logits of a head moves no softmax: it is left out, its gradient is zero.
+    The pairs are returned, too: then their other gradients come through here, and are added to in one pass. The
+    constant that the pair bias adds to all logits of a head moves no softmax: it is left out, its gradient is zero.
     """
 
     @staticmethod
@@ -86,8 +86,8 @@ class FusedAttentionFunction(torch.autograd.Function):
         dropping: Dropping,
         inner: Dropping,
         *weights: Tensor,
-    ) -> Tensor:
-        norm_weight, norm_bias, qkv_weight, pair_weight, pair_bias, out_weight, out_bias = weights
+    ) -> tuple[Tensor, Tensor]:
+        norm_weight, norm_bias, qkv_weight, pair_weight, _, out_weight, out_bias = weights
         rows, key_mask_BN = _rows(atom_BND), key_mask_B1N.squeeze(1).contiguous()
         normal, mean, rstd = layer_norm(rows, norm_weight, norm_bias)
         qkv_M3D, bias_RH = normal @ qkv_weight.t(), _rows(pair_BNNP) @ pair_weight.t()
@@ -97,16 +97,16 @@ class FusedAttentionFunction(torch.autograd.Function):
         update = torch.addmm(out_bias, mixed_MD, out_weight.t())
         ctx.save_for_backward(
             rows, mean, rstd, *tensors, mixed_MD, pair_BNNP,
-            norm_weight, norm_bias, qkv_weight, pair_weight, pair_bias, out_weight,
+            norm_weight, norm_bias, qkv_weight, pair_weight, out_weight,
         )  # fmt: skip
         ctx.dropping, ctx.inner, ctx.molecule = dropping, inner, atom_BND.shape[1]
-        return add_branch(rows, update, dropping, molecule=ctx.molecule).view_as(atom_BND)
+        return add_branch(rows, update, dropping, molecule=ctx.molecule).view_as(atom_BND), pair_BNNP
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Gradients:  # noqa: ANN401, D102
+    def backward(ctx: Any, grad: Tensor, grad_BNNP: Tensor) -> Gradients:  # noqa: ANN401, D102
         (
             rows, mean, rstd, qkv_M3D, bias_RH, key_mask_BN, mixed_MD, pair_BNNP,
-            norm_weight, norm_bias, qkv_weight, pair_weight, pair_bias, out_weight,
+            norm_weight, norm_bias, qkv_weight, pair_weight, out_weight,
         ) = ctx.saved_tensors  # fmt: skip
         grad_rows, D = _rows(grad), rows.shape[1]
         sums = PartialSums(rows, D, D, D)
@@ -119,13 +119,23 @@ class FusedAttentionFunction(torch.autograd.Function):
         tensors = (grad_update @ out_weight, qkv_M3D, bias_RH, key_mask_BN, grad_qkv, grad_bias)
         launch_attention("attention_kernels.attention_backward", grad.shape, len(pair_weight), ctx.inner, *tensors)
         grad_qkv_weight, grad_pair_weight = grad_qkv.t() @ normal, grad_bias.t() @ _rows(pair_BNNP)
-        grad_pair = (grad_bias @ pair_weight).view_as(pair_BNNP)
+        grad_pair = add_product(_rows(grad_BNNP), grad_bias, pair_weight).view_as(pair_BNNP)
         grad_x = layer_norm_backward(
             grad_qkv @ qkv_weight, rows, mean, rstd, norm_weight, sums.of(1), residual=grad_rows
         )
-        out_bias, *norm_sums = sums.total()
-        of_maps = (grad_qkv_weight, grad_pair_weight, torch.zeros_like(pair_bias), grad_out_weight, out_bias)
+        out_bias, *norm_sums, zero = sums.total(sums.no_rows(len(pair_weight)))
+        of_maps = (grad_qkv_weight, grad_pair_weight, zero, grad_out_weight, out_bias)
         return grad_x.view_as(grad), grad_pair, None, None, None, *norm_sums, *of_maps
+
+
+def add_product(rows_RP: Tensor, a_RH: Tensor, b_HP: Tensor) -> Tensor:
+    """Return rows + a·b, for few columns H of a."""
+    y_RP, (R, P) = torch.empty_like(rows_RP), rows_RP.shape
+    BP, H = min(block(P), PRODUCT_COLUMNS), len(b_HP)
+    grid = (-(-R // PRODUCT_ROWS), -(-P // BP))
+    sizes = {"H": H, "P": P, "BR": PRODUCT_ROWS, "BH": block(H), "BP": BP, "WIDE": in_fp32(rows_RP)}
+    launch("attention_kernels.add_product", grid, rows_RP, a_RH, b_HP, y_RP, R, **sizes)
+    return y_RP
 
 
 def launch_attention(kernel: str, shape_BND: Sequence[int], H: int, inner: Dropping, *tensors: Tensor) -> None:
@@ -139,7 +149,10 @@ def launch_attention(kernel: str, shape_BND: Sequence[int], H: int, inner: Dropp
 
 
 class FusedOuterProductFunction(torch.autograd.Function):
-    """pair + D(outer product): what ``layers.OuterProduct`` computes of pairs [B, N, N, P] and nodes [B, N, D]."""
+    """pair + D(outer product): what ``layers.OuterProduct`` computes of pairs [B, N, N, P] and nodes [B, N, D].
+
+    The nodes are returned, too, so that their other gradients come through here.
+    """
 
     @staticmethod
     def forward(  # noqa: D102
@@ -150,7 +163,7 @@ class FusedOuterProductFunction(torch.autograd.Function):
         valid_BN1: Tensor,
         dropping: Dropping,
         *weights: Tensor,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         norm_weight, norm_bias, project_weight, project_bias, weight_hX, bias_P = weights
         (B, N, _), h, P = atom_BND.shape, len(weight_hX), len(bias_P)
         rows = _rows(atom_BND)
@@ -169,12 +182,12 @@ class FusedOuterProductFunction(torch.autograd.Function):
             "outer_product_kernels.outer_product", (B * N, -(-P // BP)),
             pair_BNNP.contiguous(), T_MX, *known, bias_P, y_BNNP, *ctx.drawn, N, **ctx.sizes,
         )  # fmt: skip
-        ctx.save_for_backward(rows, mean, rstd, *known, norm_weight, norm_bias, project_weight, weight_hX)
-        return y_BNNP
+        ctx.save_for_backward(rows, normal, mean, rstd, *known, norm_weight, project_weight, weight_hX)
+        return y_BNNP, atom_BND
 
     @staticmethod
-    def backward(ctx: Any, grad_BNNP: Tensor) -> Gradients:  # noqa: ANN401, D102
-        rows, mean, rstd, *known, norm_weight, norm_bias, project_weight, weight_hX = ctx.saved_tensors
+    def backward(ctx: Any, grad_BNNP: Tensor, grad_BND: Tensor) -> Gradients:  # noqa: ANN401, D102
+        rows, normal, mean, rstd, *known, norm_weight, project_weight, weight_hX = ctx.saved_tensors
         factors_Mk, (M, D), (B, N, _, P), h = known[0], rows.shape, grad_BNNP.shape, len(weight_hX)
         T_MX = factors_Mk[:, :h] @ weight_hX
         grad_T_MX, grad_b_MNh = torch.empty_like(T_MX), rows.new_empty(M, N, h)
@@ -194,72 +207,10 @@ class FusedOuterProductFunction(torch.autograd.Function):
             "outer_product_kernels.sum_over_first_nodes", (programs(),),
             grad_b_MNh, grad_factors, *sums.of(0), M, N, **block_of,
         )  # fmt: skip
-        normal, _, _ = layer_norm(rows, norm_weight, norm_bias)
         grad_project = grad_factors.t() @ normal
         grad_atom = layer_norm_backward(
-            grad_factors @ project_weight, rows, mean, rstd, norm_weight, sums.of(1), residual=None
+            grad_factors @ project_weight, rows, mean, rstd, norm_weight, sums.of(1), residual=_rows(grad_BND)
         )
-        project_sum, *norm_sums = sums.total()
-        of_maps = (grad_project, project_sum, grad_weight, add_rows(bias_sums_MP, rows.dtype))
+        project_sum, *norm_sums, bias_sum = sums.total(bias_sums_MP)
+        of_maps = (grad_project, project_sum, grad_weight, bias_sum)
         return grad_BNNP, grad_atom.view(B, N, D), None, None, None, *norm_sums, *of_maps
-
-
-class FusedTriangleFunction(torch.autograd.Function):
-    """pair + D(triangle update), as ``kernels.TriangleFunction``; one draw of D is shared by a row (i, ·) of pairs."""
-
-    @staticmethod
-    def forward(ctx: Any, pair_BNNP: Tensor, scale_B1NN: Tensor, dropping: Dropping, *weights: Tensor) -> Tensor:  # noqa: ANN401, D102
-        (
-            norm_weight, norm_bias, project_weight, project_bias, inner_weight, inner_bias,
-            out_weight, out_bias, gate_weight, gate_bias,
-        ) = weights  # fmt: skip
-        B, N, _, P = pair_BNNP.shape
-        Q, h = N * N, len(inner_weight)
-        rows, scale_BNN = _rows(pair_BNNP), scale_B1NN.contiguous()
-        normal, mean, rstd = layer_norm(rows, norm_weight, norm_bias)
-        project_BcX = rows.new_empty(B, 4 * h, -(-Q // PITCH) * PITCH)
-        columns_BPQ = normal.view(B, Q, P).transpose(1, 2)
-        torch.bmm(project_weight.expand(B, -1, -1), columns_BPQ, out=project_BcX[:, :, :Q])
-        product_BhX = rows.new_empty(B, h, project_BcX.shape[2])
-        ctx.sizes = {"BN": block(N), "WIDE": in_fp32(rows), "num_warps": warps(N)}
-        tensors = (project_BcX, project_bias, scale_BNN)
-        numbers = (N, h, project_BcX.shape[2])
-        launch("triangle_kernels.triangle_products", (B, h), *tensors, product_BhX, *numbers, **ctx.sizes)
-        inner, _, _ = layer_norm(product_BhX, inner_weight, inner_bias, len(rows))
-        update, gate = torch.addmm(out_bias, inner, out_weight.t()), torch.addmm(gate_bias, normal, gate_weight.t())
-        ctx.save_for_backward(rows, mean, rstd, project_BcX, product_BhX, scale_BNN, *weights)
-        ctx.dropping, ctx.numbers = dropping, numbers
-        return add_branch(rows, update, dropping, gate=gate, molecule=Q, sharing=N).view_as(pair_BNNP)
-
-    @staticmethod
-    def backward(ctx: Any, grad_BNNP: Tensor) -> Gradients:  # noqa: ANN401, D102
-        rows, mean, rstd, project_BcX, product_BhX, scale_BNN, *weights = ctx.saved_tensors
-        (
-            norm_weight, norm_bias, project_weight, project_bias, inner_weight, inner_bias,
-            out_weight, out_bias, gate_weight, gate_bias,
-        ) = weights  # fmt: skip
-        (B, N, _, P), (R, h), grad = grad_BNNP.shape, (len(rows), len(inner_weight)), _rows(grad_BNNP)
-        sums = PartialSums(rows, P, P, h, h, 4 * h, P, P)
-        normal, _, _ = layer_norm(rows, norm_weight, norm_bias)
-        inner, inner_mean, inner_rstd = layer_norm(product_BhX, inner_weight, inner_bias, R)
-        # y = o ∘ g: first through o and g, then through the products.
-        grad_out, grad_gate = gate_backward(
-            grad, torch.addmm(out_bias, inner, out_weight.t()), torch.addmm(gate_bias, normal, gate_weight.t()),
-            sums.of(0), ctx.dropping, N * N, N,
-        )  # fmt: skip
-        grad_out_weight, grad_gate_weight = grad_out.t() @ inner, grad_gate.t() @ normal
-        grad_product_BhX = layer_norm_backward(
-            grad_out @ out_weight, product_BhX, inner_mean, inner_rstd, inner_weight, sums.of(2), residual=None
-        )
-        grad_project_BcX = torch.empty_like(project_BcX)
-        tensors = (grad_product_BhX, project_BcX, project_bias, scale_BNN, grad_project_BcX)
-        launch("triangle_kernels.triangle_products_backward", (B, h), *tensors, *ctx.numbers, **ctx.sizes)
-        grad_project = channels_to_rows(grad_project_BcX, R, sums.of(4))
-        grad_project_weight = grad_project.t() @ normal
-        grad_normal = (grad_gate @ gate_weight).addmm_(grad_project, project_weight)
-        grad_x = layer_norm_backward(grad_normal, rows, mean, rstd, norm_weight, sums.of(5), residual=grad)
-        out_sum, gate_sum, inner_w, inner_b, project_sum, norm_w, norm_b = sums.total()
-        return (
-            grad_x.view_as(grad_BNNP), None, None, norm_w, norm_b, grad_project_weight, project_sum,
-            inner_w, inner_b, grad_out_weight, out_sum, grad_gate_weight, gate_sum,
-        )  # fmt: skip

@@ -23,12 +23,14 @@ MAX_NODES = 64
 MAX_CHANNELS = 4096
 # Places in a tensor are counted in 32 bits.
 MAX_ELEMENTS = 2**31 - 1
+# Of all tables of a track together, at most.
+MAX_TABLE_ROWS = 1024
 # Vectors of 16 bytes, as tensor cores read them.
 PITCH = 8
 _MIN_BLOCK = 16
 _FEW_NODES = 32
 _enabled: bool | None = None
-_watchers: list[Callable[[str, list[Tensor]], None]] = []
+_watchers: list[Callable[[str, tuple[Any, ...], dict[str, Any]], None]] = []
 
 
 def suits(pair_BNNP: Tensor, atom_BND: Tensor) -> bool:
@@ -41,7 +43,9 @@ def suits(pair_BNNP: Tensor, atom_BND: Tensor) -> bool:
     B, N, D = atom_BND.shape
     P = pair_BNNP.shape[-1]
     return (
-        _are_on(atom_BND)
+        are_on(atom_BND)
+        # Products in fp32 inside of kernels have no tensor cores and do not fit into the registers: torch's are faster.
+        and (atom_BND.dtype != torch.float32 or _enabled is True)
         and atom_BND.dtype in DTYPES
         and pair_BNNP.dtype == atom_BND.dtype
         and N <= MAX_NODES
@@ -50,11 +54,29 @@ def suits(pair_BNNP: Tensor, atom_BND: Tensor) -> bool:
     )
 
 
-def _are_on(x: Tensor) -> bool:
+def suits_tables(nodes: int, *tables: Tensor) -> bool:
+    """Return whether the kernels encode a batch with so many nodes, padding included, by tables of a track.
+
+    Args:
+        nodes: of a molecule times molecules, for atoms; pairs of them, for pairs.
+        tables: and weights.
+    """
+    first = tables[0]
+    return (
+        are_on(first)
+        and (first.dtype != torch.float32 or _enabled is True)
+        and first.dtype in DTYPES
+        and all(table.dtype == first.dtype for table in tables)
+        and nodes * MAX_TABLE_ROWS <= MAX_ELEMENTS
+        and nodes * max(table.shape[-1] for table in tables) <= MAX_ELEMENTS
+    )
+
+
+def are_on(x: Tensor) -> bool:
+    """Return whether kernels are used where x is: on GPUs, if Triton is there and nobody asked for torch."""
     if _enabled is not None:
         return _enabled
-    # Products in fp32 inside of kernels have no tensor cores and do not fit into the registers: torch's are faster.
-    return x.is_cuda and x.dtype != torch.float32 and os.environ.get(SWITCH, "").lower() != "torch" and has_triton()
+    return x.is_cuda and os.environ.get(SWITCH, "").lower() != "torch" and has_triton()
 
 
 @functools.cache
@@ -75,8 +97,8 @@ def kernels_switched(on: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def launches_seen_by(watcher: Callable[[str, list[Tensor]], None]) -> Iterator[None]:
-    """Tell ``watcher`` the name of every kernel that is started, and its tensors."""
+def launches_seen_by(watcher: Callable[[str, tuple[Any, ...], dict[str, Any]], None]) -> Iterator[None]:
+    """Tell ``watcher`` the name of every kernel that is started, its arguments and its constants."""
     _watchers.append(watcher)
     try:
         yield
@@ -88,14 +110,14 @@ def launch(kernel: str, grid: tuple[int, ...], *arguments: Any, **constants: Any
     """Start a kernel; on tensors without numbers, meta or fake ones, it is only seen, and needs no Triton.
 
     Args:
-        kernel: name of its file in this folder and its own, with a point between.
+        kernel: name of its file in the folder ``programs`` and its own, with a point between.
         grid: how many programs.
         arguments: its tensors and numbers.
         constants: what it is compiled with.
     """
     tensors = [x for x in arguments if isinstance(x, Tensor)]
     for watcher in _watchers:
-        watcher(kernel, tensors)
+        watcher(kernel, arguments, constants)
     if tensors[0].device.type == "meta" or type(tensors[0]) not in (Tensor, nn.Parameter):
         return
     kernel_named(kernel)[grid](*arguments, **constants)
@@ -105,7 +127,7 @@ def launch(kernel: str, grid: tuple[int, ...], *arguments: Any, **constants: Any
 def kernel_named(name: str) -> Any:  # noqa: ANN401
     """Return a kernel by the names of its file and its own."""
     file, function = name.split(".")
-    return getattr(importlib.import_module(f"{__package__}.{file}"), function)
+    return getattr(importlib.import_module(f"{__package__}.programs.{file}"), function)
 
 
 @functools.cache

@@ -8,7 +8,7 @@ channels in blocks of BD, D = H·d.
 import triton
 import triton.language as tl
 
-from unimol_scale.model.fused.row_kernels import keep
+from unimol_scale.model.fused.programs.row_kernels import keep
 
 
 @triton.jit
@@ -92,3 +92,21 @@ def attention_backward(
         tl.store(grad_qkv_ptr + place, grad_q.to(grad_qkv_ptr.dtype.element_ty), mask=here)
         tl.store(grad_qkv_ptr + D + place, grad_k.to(grad_qkv_ptr.dtype.element_ty), mask=here)
         tl.store(grad_qkv_ptr + 2 * D + place, grad_v.to(grad_qkv_ptr.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def add_product(
+    rows_ptr, a_ptr, b_ptr, y_ptr, R, H: tl.constexpr, P: tl.constexpr,
+    BR: tl.constexpr, BH: tl.constexpr, BP: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Write rows [R, P] + a [R, H]·b [H, P]."""
+    row, column = tl.program_id(0) * BR + tl.arange(0, BR), tl.program_id(1) * BP + tl.arange(0, BP)
+    head = tl.arange(0, BH)
+    here = (row < R)[:, None] & (column < P)[None, :]
+    a = tl.load(a_ptr + row[:, None] * H + head[None, :], mask=(row < R)[:, None] & (head < H)[None, :], other=0.0)
+    b = tl.load(
+        b_ptr + head[:, None] * P + column[None, :], mask=(head < H)[:, None] & (column < P)[None, :], other=0.0
+    )
+    place = row[:, None] * P + column[None, :]
+    y = tl.load(rows_ptr + place, mask=here, other=0.0).to(tl.float32) + dot(a, b, WIDE)
+    tl.store(y_ptr + place, y.to(y_ptr.dtype.element_ty), mask=here)

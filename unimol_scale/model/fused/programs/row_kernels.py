@@ -1,4 +1,4 @@
-"""Triton kernels over rows of channels: layer norm, GELU, gates, dropout with its residual, and sums over rows.
+"""Triton kernels over rows of channels: layer norm, GELU, dropout with its residual, and sums over rows.
 
 Every kernel computes in fp32 and stores in the dtype of what it writes. R rows of W channels in blocks [BR, BW]; BW is
 the power of two that holds W. Where a gradient of a weight is a sum over rows, each program adds up its blocks in a
@@ -51,35 +51,31 @@ def gelu_and_slope(x):
 
 @triton.jit
 def layer_norm(
-    x_ptr, weight_ptr, bias_ptr, y_ptr, mean_ptr, rstd_ptr, R, LINES, BATCH_STEP, LINE_STEP, CHANNEL_STEP,
+    x_ptr, weight_ptr, bias_ptr, y_ptr, mean_ptr, rstd_ptr, R,
     W: tl.constexpr, EPSILON: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
-    """Write the layer norm in rows, the means and the reciprocal deviations; x has any strides, LINES rows a batch."""
+    """Write the layer norm of rows, the means and the reciprocal deviations."""
     row, channel = tl.program_id(0) * BR + tl.arange(0, BR), tl.arange(0, BW)
     here = (row < R)[:, None] & (channel < W)[None, :]
-    start = (row // LINES) * BATCH_STEP + (row % LINES) * LINE_STEP
-    x = tl.load(x_ptr + start[:, None] + channel[None, :] * CHANNEL_STEP, mask=here, other=0.0).to(tl.float32)
+    flat = row[:, None] * W + channel[None, :]
+    x = tl.load(x_ptr + flat, mask=here, other=0.0).to(tl.float32)
     mean = tl.sum(x, 1) / W
     centred = tl.where(here, x - mean[:, None], 0.0)
     rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / W + EPSILON)
     weight = tl.load(weight_ptr + channel, mask=channel < W, other=0.0).to(tl.float32)
     bias = tl.load(bias_ptr + channel, mask=channel < W, other=0.0).to(tl.float32)
     y = centred * rstd[:, None] * weight[None, :] + bias[None, :]
-    tl.store(y_ptr + row[:, None] * W + channel[None, :], y.to(y_ptr.dtype.element_ty), mask=here)
+    tl.store(y_ptr + flat, y.to(y_ptr.dtype.element_ty), mask=here)
     tl.store(mean_ptr + row, mean, mask=row < R)
     tl.store(rstd_ptr + row, rstd, mask=row < R)
 
 
 @triton.jit
 def layer_norm_backward(
-    grad_ptr, x_ptr, mean_ptr, rstd_ptr, weight_ptr, residual_ptr, grad_x_ptr, partial_ptr, PARTIAL_STEP,
-    R, LINES, BATCH_STEP, LINE_STEP, CHANNEL_STEP,
+    grad_ptr, x_ptr, mean_ptr, rstd_ptr, weight_ptr, residual_ptr, grad_x_ptr, partial_ptr, PARTIAL_STEP, R,
     W: tl.constexpr, RESIDUAL: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradient of x, added to that of a residual, and partial sums of those of weight and bias, in one pass.
-
-    ``grad`` and ``residual`` are in rows, x and its gradient have any strides.
-    """
+    """Write the gradient of x, added to that of a residual, and partial sums of those of weight and bias."""
     channel = tl.arange(0, BW)
     weight = tl.load(weight_ptr + channel, mask=channel < W, other=0.0).to(tl.float32)
     weight_sum, bias_sum = tl.zeros((BW,), tl.float32), tl.zeros((BW,), tl.float32)
@@ -87,10 +83,8 @@ def layer_norm_backward(
         row = first + tl.arange(0, BR)
         here = (row < R)[:, None] & (channel < W)[None, :]
         flat = row[:, None] * W + channel[None, :]
-        start = (row // LINES) * BATCH_STEP + (row % LINES) * LINE_STEP
-        place = start[:, None] + channel[None, :] * CHANNEL_STEP
         grad = tl.load(grad_ptr + flat, mask=here, other=0.0).to(tl.float32)
-        x = tl.load(x_ptr + place, mask=here, other=0.0).to(tl.float32)
+        x = tl.load(x_ptr + flat, mask=here, other=0.0).to(tl.float32)
         mean = tl.load(mean_ptr + row, mask=row < R, other=0.0)
         rstd = tl.load(rstd_ptr + row, mask=row < R, other=0.0)
         normal = tl.where(here, (x - mean[:, None]) * rstd[:, None], 0.0)
@@ -101,7 +95,7 @@ def layer_norm_backward(
         grad_x = (weighted - average[:, None] - normal * along[:, None]) * rstd[:, None]
         if RESIDUAL:
             grad_x += tl.load(residual_ptr + flat, mask=here, other=0.0).to(tl.float32)
-        tl.store(grad_x_ptr + place, grad_x.to(grad_x_ptr.dtype.element_ty), mask=here)
+        tl.store(grad_x_ptr + flat, grad_x.to(grad_x_ptr.dtype.element_ty), mask=here)
     partial = partial_ptr + tl.program_id(0) * PARTIAL_STEP + channel
     tl.store(partial, weight_sum, mask=channel < W)
     tl.store(partial + W, bias_sum, mask=channel < W)
@@ -109,19 +103,17 @@ def layer_norm_backward(
 
 @triton.jit
 def add_branch(
-    x_ptr, update_ptr, gate_ptr, y_ptr, seed_ptr, stream, R, SHARING, MOLECULE,
-    W: tl.constexpr, GATED: tl.constexpr, THRESHOLD: tl.constexpr, SCALE: tl.constexpr,
+    x_ptr, update_ptr, y_ptr, seed_ptr, stream, R, MOLECULE,
+    W: tl.constexpr, THRESHOLD: tl.constexpr, SCALE: tl.constexpr,
     PATH_THRESHOLD: tl.constexpr, PATH_SCALE: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
-    """Write x + dropout(update [∘ gate])."""
+    """Write x + dropout(update)."""
     row, channel = tl.program_id(0) * BR + tl.arange(0, BR), tl.arange(0, BW)
     here = (row < R)[:, None] & (channel < W)[None, :]
     flat = row[:, None] * W + channel[None, :]
     update = tl.load(update_ptr + flat, mask=here, other=0.0).to(tl.float32)
-    if GATED:
-        update *= tl.load(gate_ptr + flat, mask=here, other=0.0).to(tl.float32)
     factor = branch_factor(
-        seed_ptr, stream, row, tl.arange(0, BW // 4), SHARING, MOLECULE,
+        seed_ptr, stream, row, tl.arange(0, BW // 4), 1, MOLECULE,
         BW // 4, THRESHOLD, SCALE, PATH_THRESHOLD, PATH_SCALE,
     )  # fmt: skip
     y = tl.load(x_ptr + flat, mask=here, other=0.0).to(tl.float32) + factor * update
@@ -157,36 +149,6 @@ def enter_backward(
         normal = (x - mean[:, None]) * rstd[:, None] * weight[None, :] + bias[None, :]
         tl.store(normal_ptr + flat, normal.to(normal_ptr.dtype.element_ty), mask=here)
     tl.store(partial_ptr + tl.program_id(0) * PARTIAL_STEP + channel, total, mask=channel < W)
-
-
-@triton.jit
-def gate_backward(
-    grad_ptr, update_ptr, gate_ptr, grad_update_ptr, grad_gate_ptr, partial_ptr, PARTIAL_STEP,
-    seed_ptr, stream, R, SHARING, MOLECULE,
-    W: tl.constexpr, THRESHOLD: tl.constexpr, SCALE: tl.constexpr,
-    PATH_THRESHOLD: tl.constexpr, PATH_SCALE: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
-):  # fmt: skip
-    """Write the gradients of both factors of a gated branch, and their partial sums for the biases."""
-    channel = tl.arange(0, BW)
-    update_sum, gate_sum = tl.zeros((BW,), tl.float32), tl.zeros((BW,), tl.float32)
-    for first in range(tl.program_id(0) * BR, R, tl.num_programs(0) * BR):
-        row = first + tl.arange(0, BR)
-        here = (row < R)[:, None] & (channel < W)[None, :]
-        flat = row[:, None] * W + channel[None, :]
-        factor = branch_factor(
-            seed_ptr, stream, row, tl.arange(0, BW // 4), SHARING, MOLECULE,
-            BW // 4, THRESHOLD, SCALE, PATH_THRESHOLD, PATH_SCALE,
-        )  # fmt: skip
-        grad = factor * tl.load(grad_ptr + flat, mask=here, other=0.0).to(tl.float32)
-        grad_update = grad * tl.load(gate_ptr + flat, mask=here, other=0.0).to(tl.float32)
-        grad_gate = grad * tl.load(update_ptr + flat, mask=here, other=0.0).to(tl.float32)
-        update_sum += tl.sum(grad_update, 0)
-        gate_sum += tl.sum(grad_gate, 0)
-        tl.store(grad_update_ptr + flat, grad_update.to(grad_update_ptr.dtype.element_ty), mask=here)
-        tl.store(grad_gate_ptr + flat, grad_gate.to(grad_gate_ptr.dtype.element_ty), mask=here)
-    partial = partial_ptr + tl.program_id(0) * PARTIAL_STEP + channel
-    tl.store(partial, update_sum, mask=channel < W)
-    tl.store(partial + W, gate_sum, mask=channel < W)
 
 
 @triton.jit
@@ -228,12 +190,22 @@ def gelu_backward(
 
 
 @triton.jit
-def sum_partials(partial_ptr, sum_ptr, ROWS, W, BR: tl.constexpr, BW: tl.constexpr):
-    """Write the sums over the rows of partial sums."""
-    channel = tl.program_id(0) * BW + tl.arange(0, BW)
+def sum_rows(partial_ptr, sum_ptr, block, ROWS, W, BR: tl.constexpr, BW: tl.constexpr):
+    """Write the sums over ROWS rows of a block of columns."""
+    channel = block * BW + tl.arange(0, BW)
     total = tl.zeros((BW,), tl.float32)
     for first in range(0, ROWS, BR):
         row = first + tl.arange(0, BR)
         here = (row < ROWS)[:, None] & (channel < W)[None, :]
         total += tl.sum(tl.load(partial_ptr + row[:, None] * W + channel[None, :], mask=here, other=0.0), 0)
     tl.store(sum_ptr + channel, total.to(sum_ptr.dtype.element_ty), mask=channel < W)
+
+
+@triton.jit
+def sum_partials(partial_ptr, others_ptr, sum_ptr, ROWS, W, OTHERS, OTHERS_W, BR: tl.constexpr, BW: tl.constexpr):
+    """Write the sums over the rows of partial sums, and behind them those over the rows of others."""
+    block, blocks = tl.program_id(0), tl.cdiv(W, BW)
+    if block < blocks:
+        sum_rows(partial_ptr, sum_ptr, block, ROWS, W, BR, BW)
+    else:
+        sum_rows(others_ptr, sum_ptr + W, block - blocks, OTHERS, OTHERS_W, BR, BW)

@@ -8,8 +8,8 @@ BH, P pair channels in blocks of BP.
 import triton
 import triton.language as tl
 
-from unimol_scale.model.fused.attention_kernels import dot
-from unimol_scale.model.fused.row_kernels import branch_factor
+from unimol_scale.model.fused.programs.attention_kernels import dot
+from unimol_scale.model.fused.programs.row_kernels import branch_factor
 
 
 @triton.jit

@@ -1,0 +1,1 @@
+"""The Triton programs themselves; Triton is imported only where one is started."""
