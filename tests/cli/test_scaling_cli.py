@@ -202,7 +202,7 @@ def test_a_table_of_others_is_of_samples_or_tokens_never_of_molecules(
         (["runs", "--predict", "1M"], "not SIZE@MOLECULES"),
         (["runs", "--column", "N"], "not KEY=HEADER"),
         (["runs", "--law", "unimol2", "--variable", "N"], "--variable belongs"),
-        (["runs", "--burn-in", "0.5"], "--burn-in belongs to --trajectories"),
+        (["runs", "--burn-in", "0.5"], "--burn-in needs --trajectories"),
         (["runs", "--budget", "lots"], "--budget 'lots' is not a number of FLOPs"),
         (["runs", "--size-of", "a"], "not RUN=SIZE"),
         (["runs", "--distinct", "many"], "--distinct 'many' is not a number of molecules"),

@@ -103,7 +103,7 @@ def test_yesterdays_run_goes_on_with_the_losses_that_it_would_have_had(pretrain,
 @pytest.mark.usefixtures("tomorrow")
 def test_yesterdays_finished_run_is_finished_extended_and_begun_with(pretrain, run, tmp_path):
     status, said = pretrain("--output", run)
-    assert (status, "finished already" in said) == (0, True), said
+    assert (status, "already finished" in said) == (0, True), said
     status, said = pretrain("--output", tmp_path / "new", "--init", run, "train.steps=2")
     assert status == 0, said
     status, said = pretrain("--output", run, "--extend", 2, "train.steps=14")
@@ -160,7 +160,7 @@ def test_a_new_objective_that_a_run_does_not_learn_is_no_obstacle_to_todays_vers
     run = train(store, tmp_path / "run", ObjectiveConfig)
     assert "toy" in yaml.safe_load((run / "config.yaml").read_text())["objective"]
     status, said = pretrain("--output", run)
-    assert (status, "finished already" in said) == (0, True), said
+    assert (status, "already finished" in said) == (0, True), said
     status, said = pretrain("--output", run, "--extend", 2)
     assert status == 0, said
 

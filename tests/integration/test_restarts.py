@@ -56,7 +56,7 @@ def test_the_same_command_leaves_a_finished_run_alone(pretrain, run):
     free = ["train.validate_every=2", "zero.stage=3", "data.workers=1", "objective.blend.noise_std=0.7"]
     status, said = pretrain("--output", run, *free)
     assert status == 0
-    assert "finished already" in said
+    assert "already finished" in said
     assert (run / "summary.json").stat().st_mtime_ns == before
 
 
@@ -358,7 +358,7 @@ def test_a_run_begins_with_the_weights_of_another(pretrain, run, tmp_path):
     # The same command finds it finished, even when those weights are gone; begun without them it is another run.
     shutil.rmtree(run)
     status, said = pretrain(*arguments)
-    assert (status, "finished already" in said) == (0, True)
+    assert (status, "already finished" in said) == (0, True)
     status, said = pretrain("--output", new, "train.steps=4")
     assert status == EXIT_USER_ERROR
     assert "init_sha256: " in said

@@ -129,7 +129,7 @@ def test_what_cannot_be_imported_is_told(module, tmp_path, text, reference, mess
             "objective",
             "from unimol_scale.objectives.denoise import DenoiseObjective\nclass X(DenoiseObjective):\n"
             " def __init__(self): pass",
-            "it is called with its Config alone, and its __init__ does not take that",
+            "it is called with only its Config, but its __init__ does not accept that",
         ),
         (
             "law",

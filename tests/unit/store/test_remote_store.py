@@ -130,9 +130,9 @@ def test_no_rank_waits_longer_than_a_minute_and_none_in_silence(
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        (404, r"cannot read train/shard-00001\.arrow from .*the server answers 404"),
-        (401, r"train/shard-00001\.arrow of .* cannot be downloaded: .*the server answers 401"),
-        (500, r"train/shard-00001\.arrow of .* could not be downloaded in 3 tries: the server answers 500"),
+        (404, r"cannot read train/shard-00001\.arrow from .*the server answered 404"),
+        (401, r"train/shard-00001\.arrow of .* cannot be downloaded: .*the server answered 401"),
+        (500, r"train/shard-00001\.arrow of .* could not be downloaded in 3 tries: the server answered 500"),
     ],
 )
 def test_why_a_shard_cannot_be_had_is_said_and_its_room_is_free_again(
@@ -148,7 +148,7 @@ def test_why_a_shard_cannot_be_had_is_said_and_its_room_is_free_again(
 
 def test_a_shard_that_is_replaced_on_the_server_is_noticed(store: Store, server: Server, tmp_path: Path) -> None:
     server.answers["/train/shard-00001.arrow"] = lambda handler, _: handler.send(b"<html>Sign in</html>")
-    with pytest.raises(StoreError, match=r"in 3 tries: it has other content \(20 bytes\) than it must have"):
+    with pytest.raises(StoreError, match=r"in 3 tries: its content \(20 bytes\) differs from the expected"):
         ids(train(server, tmp_path / "cache"), 1)
 
 

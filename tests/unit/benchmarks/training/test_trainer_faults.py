@@ -49,12 +49,12 @@ def test_the_table_counts_and_shows_what_went_wrong() -> None:
         [
             Trial("kill", "", 2, 1.5, "rank 1 is gone | see above"),
             Trial("kill", "", 4, 9.0),
-            Trial("kill", "stood only after 90 s", 3, 90.0),
+            Trial("kill", "stopped only after 90 s", 3, 90.0),
             Trial("signal", "", 0),
         ]
     )
     assert rows[2] == (
-        "| kill | 3 | **no** (1): stood only after 90 s | 3, 4 | 9.0, 90.0 | rank 1 is gone / see above |"
+        "| kill | 3 | **no** (1): stopped only after 90 s | 3, 4 | 9.0, 90.0 | rank 1 is gone / see above |"
     )
     assert rows[3] == "| signal | 1 | yes | 0, 0 |  |  |"
 

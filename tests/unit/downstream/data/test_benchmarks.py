@@ -83,5 +83,5 @@ def test_what_is_no_benchmark_or_cannot_be_used_is_named(tmp_path):
         read_benchmark(write_polaris(tmp_path / "c", [[0], [1]], input_cols=["mol", "note"]))
     folder = write_polaris(tmp_path / "d", [[0], [1]])
     (folder / "table.parquet").unlink()
-    with pytest.raises(SourceError, match=r"there is no table\.parquet beside it"):
+    with pytest.raises(SourceError, match=r"there is no table\.parquet next to the file"):
         read_benchmark(folder)

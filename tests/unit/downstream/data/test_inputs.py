@@ -51,7 +51,7 @@ def test_a_model_of_the_graph_never_sees_space():
 
 @pytest.mark.parametrize("inputs", ["3d", "2d+3d"])
 def test_space_is_refused_to_a_model_of_the_graph(inputs):
-    with pytest.raises(ConfigError, match="2D graph only"):
+    with pytest.raises(ConfigError, match="only the 2D graph"):
         choose_inputs(inputs, preset("0.03M", geometry=False), None)
 
 

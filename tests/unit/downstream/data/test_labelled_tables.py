@@ -180,7 +180,7 @@ def test_an_infinite_number_is_refused_without_any_text_beside_it(written):
         ("smiles,y\n", ("y",), "has no rows"),
         ("", ("y",), "is empty, or has no rows"),
         ("smiles,canonical_smiles,y\nCC,CC,1\n", ("y",), "smiles, canonical_smiles may all be SMILES"),
-        ("drug,y\nCC,1\n", ("y",), "none of the columns drug, y is named as SMILES"),
+        ("drug,y\nCC,1\n", ("y",), "none of the columns drug, y has a usual name for SMILES"),
         ("smiles,y,y\nCC,1,2\n", ("y",), "2 columns 'y'"),
         ("smiles,y,unit\nCC,1,µM\n".encode("latin-1"), ("y",), "save it as UTF-8"),
         (

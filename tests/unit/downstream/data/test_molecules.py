@@ -122,7 +122,7 @@ def test_sets_of_an_older_cache_are_left_alone_and_a_lost_store_says_what_to_del
     rows("CCO")
     (store,) = (tmp_path / "cache").glob("*-*/store")
     (store / "manifest.json").unlink()
-    with pytest.raises(StoreError, match=f"delete {store.parent}, a set of the cache"):
+    with pytest.raises(StoreError, match=f"delete {store.parent}, a set of the conformer cache"):
         rows("CCO")
 
 

@@ -100,7 +100,7 @@ def test_another_store_of_the_same_name_is_not_taken_for_the_run_s(tmp_path, mon
 
 
 def test_why_no_store_is_known_is_said(tmp_path):
-    assert "is not here" in pretraining_data.store_of(run_of(tmp_path / "gone", tmp_path / "nowhere")).missing
+    assert "is not on this machine" in pretraining_data.store_of(run_of(tmp_path / "gone", tmp_path / "nowhere")).missing
     assert "not on this machine" in pretraining_data.store_of(run_of(tmp_path / "far", "s3://bucket/zinc")).missing
     assert "does not say what it was pretrained on" in pretraining_data.store_of(tmp_path / "weights").missing
     assert "`unimol-scale model card unimol-scale-2m` tells" in pretraining_data.store_of(Path("unimol-scale-2m")).missing

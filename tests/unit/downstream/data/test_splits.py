@@ -149,7 +149,7 @@ def test_words_of_a_split_are_translated_and_parts_that_are_not_used_are_left_ou
         split("file", [""] * 7, splits=words)
     with pytest.raises(ConfigError, match="2 usable rows have no part in the split file, the first is row 2"):
         split("file", [""] * 4, splits=["train", "", "", "test"])
-    with pytest.raises(ConfigError, match="the split has 1 validation rows already"):
+    with pytest.raises(ConfigError, match="the split already has 1 validation rows"):
         split("column", [""] * 3, splits=["train", "valid", "test"], valid_rows=1)
     with pytest.raises(ConfigError, match="valid_rows 4 must be fewer than the 4 training rows"):
         split("file", [""] * 7, **given, valid_rows=4)

@@ -123,7 +123,7 @@ def test_full_memory_is_told_by_the_names_of_arguments(saved, cache, monkeypatch
 def test_a_student_of_the_graph_makes_no_conformer(saved, cache):
     model = unimol_scale.from_pretrained(saved(geometry=False))
     assert model.embed(["CCO", NO_CONFORMER], cache=cache).shape == (2, 16)
-    with pytest.raises(ConfigError, match="2D graph only"):
+    with pytest.raises(ConfigError, match="only the 2D graph"):
         model.embed("CCO", cache=cache, inputs="3d")
 
 

@@ -55,7 +55,7 @@ def test_the_array_holds_the_unfinished_runs_and_is_submitted(
     assert main(["ladder", "ladder.yaml", "--only", "try-0.1M-20steps-seed1"]) == 0
     assert main(["ladder", "ladder.yaml", "--slurm", "--submit"]) == 0
     output = capsys.readouterr().out
-    assert "3 runs, one array task each; 1 are finished already" in output
+    assert "3 runs, one array task each; 1 are already finished" in output
     assert "Submitted batch job 77" in output
     script = (cluster / "submitted.sh").read_text()
     assert "try-0.1M-20steps-seed1" not in script
