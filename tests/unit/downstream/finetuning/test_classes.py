@@ -153,7 +153,7 @@ def test_the_positive_class_is_the_one_with_label_1(sets, settings):
         (ConfigError, "metric rmse does not apply to multiclass", {"task": "multiclass", "metric": "rmse"}),
         (ConfigError, "positive applies to two classes, but the target 'kind' .* has 3: long, ring, short",
          {"data": "kinds.csv", "targets": ("kind",), "positive": "ring"}),
-        (SourceError, "'kind' has 3 classes, long, ring, short; task classification takes two",
+        (SourceError, "'kind' has 3 classes, long, ring, short; task classification needs two",
          {"data": "kinds.csv", "targets": ("kind",), "task": "classification"}),
         (SourceError, "'size' have .* different values, which are too many",
          {"data": "numbers.csv", "targets": ("size",), "task": "multiclass"}),

@@ -116,7 +116,7 @@ def test_a_training_molecule_is_its_own_neighbour_and_another_world_is_outside(m
 
 
 def test_a_coverage_for_which_there_are_too_few_rows_is_refused(model):
-    with pytest.raises(ConfigError, match=r"coverage: no intervals for \w+: a coverage of 0\.99 takes 99 .* has 10;"):
+    with pytest.raises(ConfigError, match=r"coverage: no intervals for \w+: a coverage of 0\.99 needs 99 .* has 10;"):
         us.predict(model, ["CCO"], coverage=0.99, device="cpu")
     with pytest.raises(ConfigError, match="coverage must be at least"):
         us.predict(model, ["CCO"], coverage=90, device="cpu")
