@@ -55,7 +55,7 @@ def test_the_dry_run_says_the_hours_and_the_disk_that_plan_says(capsys, sample_s
     assert main(["ladder", ladder, "--dry-run", "--device", "h100"]) == 0
     out = capsys.readouterr().out
     assert f"estimated for h100: {duration(3 * hours * 3600)} for the 4 runs left" in out
-    assert f"at most {2 * disk:.1f} GiB of disk for all" in out
+    assert f"up to {2 * disk:.1f} GiB of disk for all" in out
     assert main(["ladder", ladder, "--dry-run", "--device", "h10"]) == 2
     assert "did you mean 'h100'" in capsys.readouterr().err
 

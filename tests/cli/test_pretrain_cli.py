@@ -100,7 +100,7 @@ def test_a_finished_run_of_unknown_settings_is_not_taken_for_this_one(capsys, sa
         status, _, err = run(capsys, "--size", "0.1M", "--data", sample_store, "--output", tmp_path)
         assert status == 2
         assert "summary.json" in err
-        assert "start the run again" in err
+        assert "run the same command again" in err
 
 
 def test_a_run_needs_a_size_and_its_extension_does_not(capsys, sample_store, tmp_path):

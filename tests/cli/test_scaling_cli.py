@@ -208,7 +208,7 @@ def test_a_table_of_others_is_of_samples_or_tokens_never_of_molecules(
         (["runs", "--distinct", "many"], "--distinct 'many' is not a number of molecules"),
         (["runs", "--distinct", "1M"], "use --law repeated"),
         (["runs", "--law", "repeated"], "not all runs record U"),
-        (["runs", "--size-of", "a=1M"], "have only event files"),
+        (["runs", "--size-of", "a=1M"], "with only event files"),
         (["runs", "--leave-out", "a"], "there is no such run"),
         (["runs", "--law", "power", "--budget", "1e12"], "has no trade-off between size and data"),
         (["runs", "--output", "runs/0.1M-200-0/summary.json"], "is a file, not a folder; choose another place"),

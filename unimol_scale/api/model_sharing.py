@@ -47,7 +47,7 @@ def push_to_hub(
         >>> import unimol_scale as us
         >>> us.push_to_hub("runs/hello", "hello")
         Traceback (most recent call last):
-        unimol_scale.errors.CheckpointError: 'hello' is not a place on the hub; write owner/name
+        unimol_scale.errors.CheckpointError: 'hello' is not the name of a repository on the hub; write owner/name
     """
     source = source_of(model)
     if source is None:

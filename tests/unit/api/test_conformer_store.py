@@ -179,7 +179,10 @@ def test_a_setting_that_there_is_not_is_named_with_the_nearest(tmp_path, setting
 def test_errors_name_arguments_and_no_flags(tmp_path, table):
     (tmp_path / "file").write_text("in the way")
     for call, message in (
-        ({"source": "qm9", "input": tmp_path, "conformers": 3}, "no conformers; conformers.from_file=K keeps"),
+        (
+            {"source": "qm9", "input": tmp_path, "conformers": 3},
+            "so conformers does not apply; conformers.from_file=K keeps",
+        ),
         ({"source": "csv", "input": table, "exclude": tmp_path / "nowhere.csv"}, r"exclude .*nowhere\.csv"),
         ({"source": "sample", "limit": 9, "output": tmp_path / "file"}, "^output: .*file is a file"),
     ):

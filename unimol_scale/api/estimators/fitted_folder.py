@@ -1,6 +1,6 @@
 """Folders with the files of fitted estimators: given by the user, or private and removed with the estimator.
 
-A pickle holds the content of the files that prediction needs (JSON and safetensors) and no torch objects. Unpickling
+A pickle holds the content of the files that prediction needs (JSON and safetensors), never pickled tensors. Unpickling
 writes them to a private folder of the new process.
 """
 

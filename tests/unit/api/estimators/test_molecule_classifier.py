@@ -74,7 +74,7 @@ def test_several_labels_may_be_missing(quick):
         (["one"] * 30, ValueError, "all 30 labels are of one class, 'one'"),
         ([None, *KINDS[1:]], ValueError, r"1 of 30 labels are missing, the first is y\[0\]"),
         (CARBON + 0.5, ValueError, "continuous"),
-        (np.stack([AROMATIC, CARBON], axis=1), ValueError, r"are 0, 1 or missing \(NaN\), got 2 in y\[0, 1\]"),
+        (np.stack([AROMATIC, CARBON], axis=1), ValueError, r"must be 0, 1 or missing \(NaN\), got 2 in y\[0, 1\]"),
     ],
 )
 def test_labels_that_are_no_classes_are_refused(quick, labels, kind, message):
@@ -111,5 +111,5 @@ def test_folders_of_the_command_and_of_the_estimator_open(quick, tmp_path):
     np.testing.assert_array_equal(
         opened.predict_proba(SMILES)[:, 1], us.predict(done, SMILES, cache=quick["cache"]).values[:, 0]
     )
-    with pytest.raises(us.ConfigError, match="applies to regression"):
+    with pytest.raises(us.ConfigError, match="MoleculeRegressor is for regression"):
         us.MoleculeRegressor.from_folder(tmp_path / "command")
