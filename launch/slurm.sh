@@ -26,7 +26,7 @@ MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 export MASTER_ADDR MASTER_PORT
 
-# Slurm signals this shell alone, which passes the order on. A signal ends a wait early: then it waits again.
+# Slurm signals only this shell, which passes the signal on. A signal ends a wait early, so the shell waits again.
 told=
 trap 'told=yes; kill -USR1 "$work"' USR1
 # srun hands the signal to every rank. --wait: a rank that dies takes the others with it within a minute, and ranks that
@@ -47,6 +47,6 @@ done
 
 if [ "$status" -eq "$STOPPED" ]; then
     echo "stopped after saving; job $job goes back to the queue"
-    scontrol requeue "$job" || echo "job $job could not be queued again; the same sbatch goes on from here"
+    scontrol requeue "$job" || echo "job $job could not be requeued; submit the same script again to resume"
 fi
 exit "$status"

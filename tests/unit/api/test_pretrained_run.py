@@ -126,7 +126,7 @@ def test_progress_is_shown_if_it_is_asked_for(tmp_path):
         ({"size": "9M"}, us.ConfigError, "unknown size '9M'; did you mean '4M'"),
         ({"size": None}, us.ConfigError, "^size is required"),
         ({"data": "nowhere"}, us.StoreError, "no store at .*nowhere"),
-        ({"extend": 5, "resume": False}, us.ConfigError, "extend continues a run, but resume=False does not"),
+        ({"extend": 5, "resume": False}, us.ConfigError, "extend continues a run, but resume=False starts anew"),
         ({"extend": 5}, us.ConfigError, "^extend continues a run, but .* holds none"),
         ({"objective": "denoize"}, us.ConfigError, "did you mean 'denoise'"),
         ({"train": {"steps": 0}}, us.ConfigError, "train.steps must be at least 1"),

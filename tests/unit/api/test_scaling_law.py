@@ -119,8 +119,8 @@ def test_a_law_is_readable(table):
         ({"law": "chinchila"}, us.ConfigError, "unknown law 'chinchila'; did you mean 'chinchilla'"),
         ({"hold_out": "some"}, us.RunError, "^hold_out some: give largest"),
         ({"trajectory": True}, us.ConfigError, "unknown argument 'trajectory'; did you mean 'trajectories'"),
-        ({"burn_in": 0.5}, us.RunError, "^burn_in belongs to trajectories"),
-        ({"burn_in_steps": 5}, us.RunError, "^burn_in_steps belongs to trajectories"),
+        ({"burn_in": 0.5}, us.RunError, "^burn_in needs trajectories"),
+        ({"burn_in_steps": 5}, us.RunError, "^burn_in_steps needs trajectories"),
         (
             {"trajectories": True, "burn_in": 0.5, "burn_in_steps": 5},
             us.ConfigError,
@@ -152,9 +152,9 @@ def test_a_column_that_is_a_set_is_refused(table):
 
 def test_what_was_left_out_is_told_by_the_name_of_the_argument(table, caplog):
     law = us.fit_scaling_law(table, law="chinchilla", bootstrap=0, leave_out="run-1")
-    assert [note for note in law.notes if "left out, as leave_out run-1 asks" in note]
+    assert [note for note in law.notes if "left out (leave_out run-1)" in note]
     assert not flags_in(law.notes)
-    assert "left out, as leave_out run-1 asks" in caplog.text
+    assert "left out (leave_out run-1)" in caplog.text
 
 
 def test_budgets_without_an_optimum_are_told(table, caplog):

@@ -113,7 +113,7 @@ def test_sets_without_data_are_left_out_unless_they_are_named(capsys):
         ([], "--start NAME=MODEL is needed"),
         (["--split", "scaffold-kfold"], "--start NAME=MODEL is needed: starts and probes need models"),
         (["--start", "runs/x"], "--start runs/x: give NAME=MODEL"),
-        (["--start", "a=b", "--splits", "x"], "are of a cross-validation"),
+        (["--start", "a=b", "--splits", "x"], "need a cross-validation"),
         (["--split", "scaffold-kfold", "--start", "a=b", "--no-scratch", "--external", "x"], "give NAME=DIR"),
     ],
 )

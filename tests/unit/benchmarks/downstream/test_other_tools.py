@@ -84,7 +84,7 @@ def test_what_lacks_or_does_not_belong_is_named(set_rows, tmp_path):
         read_external("tool", tmp_path / "out", data)
     trained = int(data.folds[0][1].train[0]) + 1
     done.write_text(f"{whole}{trained},1,1,0.5\n")
-    with pytest.raises(ConfigError, match=rf"line 62: row {trained} is not tested in repeat 1, fold 1"):
+    with pytest.raises(ConfigError, match=rf"line 62: row {trained} is not a test row of repeat 1, fold 1"):
         read_external("tool", tmp_path / "out", data)
     done.write_text(whole.replace("row,repeat", "rows,repeat", 1))
     with pytest.raises(ConfigError, match="lacks the columns row"):

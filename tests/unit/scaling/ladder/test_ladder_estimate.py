@@ -26,5 +26,5 @@ def test_finished_runs_need_disk_only(tmp_path, monkeypatch):
     assert [run.state for run in planned] == ["finished", "to be trained", "to be trained", "to be trained"]
     line = ladder_estimate.total_line(planned)
     assert f"estimated for h100: {2 * config.ranks:.1f} h for the 1 run left" in line
-    assert "at most 4.0 GiB of disk" in line
+    assert "up to 4.0 GiB of disk" in line
     assert "time and disk of 2 of 4 runs are unknown: no store" in line

@@ -215,7 +215,7 @@ def test_losses_that_rise_or_do_not_vary_are_told_as_what_they_are(
 ) -> None:
     accuracy = write(tmp_path / "t.csv", lambda place, row: {**row, "loss": 1 / row["loss"]})
     assert fit(accuracy) == 2
-    assert "the loss rises with N in 100% of the pairs of runs that differ in it alone" in capsys.readouterr().err
+    assert "the loss rises with N in 100% of the pairs of runs that differ only in it" in capsys.readouterr().err
     assert fit(accuracy, "--law", "auto") == 2
     assert capsys.readouterr().err.count("the loss rises with N in 100%") == 1
     same = write(tmp_path / "t.csv", lambda place, row: {**row, "loss": 0.5})

@@ -175,7 +175,7 @@ def test_linear_part_equals_the_reference_solver() -> None:
     [
         (Chinchilla(), {"N": np.geomspace(1e5, 1e6, 8), "D": np.full(8, 1e5)}, "D is constant"),
         (Chinchilla(), {"N": np.geomspace(1e5, 1e6, 8), "D": np.geomspace(1e4, 1e5, 8)}, "change together"),
-        (Saturating("N"), {"N": np.array([1e5, 1e6]), "D": np.full(2, 1e5)}, "2 distinct values, 3 are needed"),
+        (Saturating("N"), {"N": np.array([1e5, 1e6]), "D": np.full(2, 1e5)}, "2 distinct values, but 3 are needed"),
         (Power("N"), {"N": np.array([1e5, 1.001e5]), "D": np.full(2, 1e5)}, "N is constant"),
         (Power("C"), {"N": np.array([1e5, 1e6]), "D": np.full(2, 1e5)}, "not all runs record C"),
         (
@@ -229,7 +229,7 @@ def test_few_sizes_and_a_narrow_range_are_warned_about() -> None:
     fit = fit_law(Saturating("N"), make(Saturating("N"), {"E": 0.4, "A": 90.0, "alpha": 0.45}, columns), QUICK)
     text = " ".join(fit.warnings)
     assert "only 3 model sizes" in text
-    assert "factor of 3.0 only" in text
+    assert "spans only a factor of 3.0" in text
     assert "passes through every point" in text
 
 
