@@ -315,7 +315,7 @@ def test_a_dry_run_says_what_each_takes_and_all_together(tmp_path: Path, capsys:
     said = capsys.readouterr().out
     assert "csv: would read 6 rows from 1 input (first.csv)" in said
     assert "smiles: would read 8 rows from 1 input (second.smi)" in said
-    assert "together: about 0.00 core-hours" in said
+    assert "in total: about 0.00 core-hours" in said
     assert not (tmp_path / "store").exists()
 
 

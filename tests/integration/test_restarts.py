@@ -323,7 +323,7 @@ def test_an_extension_goes_on_and_says_what_becomes_of_the_schedule(pretrain, ru
         (["--extend", 0, "--output", "nowhere"], "--extend must be at least 1"),
         (["--extend", 6], "--extend needs --output"),
         (["--extend", 6, "--init", "nowhere", "--output", "nowhere"], "give only one of them"),
-        (["--extend", 6, "--no-resume", "--output", "nowhere"], "give one of them"),
+        (["--extend", 6, "--no-resume", "--output", "nowhere"], "give only one of them"),
         (["--init", "nowhere", "--output", "new"], "nowhere"),
     ],
 )
