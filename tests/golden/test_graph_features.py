@@ -9,7 +9,7 @@ from rdkit import Chem
 
 from conformer_gen.chemistry.graph import molecule_graph
 
-# FACTS: feature k with value v → v + 1 + 16k + 2 for atoms, v + 1 + 16k + 1 + 2 for bonds; no bond → 2.
+# In the public format, feature k with value v → v + 1 + 16k + 2 for atoms, v + 1 + 16k + 1 + 2 for bonds; no bond → 2.
 ATOM_OFFSETS = 1 + 16 * np.arange(8) + 2
 BOND_OFFSETS = 1 + 16 * np.arange(3) + 1 + 2
 NO_BOND = 2

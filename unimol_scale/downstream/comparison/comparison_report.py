@@ -79,7 +79,8 @@ def draw_intervals(path: Path, comparison: Comparison) -> None:
     better = "right" if comparison.higher_is_better else "left"
     axes.set_xlabel(
         f"difference of {comparison.metric}{unit}; better to the {better} of 0\n"
-        "line: 95 % for all pairs together, corrected; band: without the correction; blue: significant",
+        "line: 95 % for all pairs together, corrected\n"
+        "band: without the correction; blue: significant",
         parse_math=False,
     )
     draw_grid(axes, "x")
