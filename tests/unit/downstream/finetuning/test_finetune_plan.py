@@ -69,7 +69,7 @@ def test_a_plan_says_what_fits_and_starts_nothing(settings, place, capsys):
     assert main([*command, "--plan", "l4", "--lora", "2"]) == 0
     printed = capsys.readouterr().out
     assert "it fits on l4" in printed
-    assert "an epoch" in printed
+    assert "per epoch" in printed
     assert not config.output.exists()
     with pytest.raises(ConfigError, match="--plan, beside here: unknown device 'rtx9'"):
         plan_finetuning(config, "rtx9")
