@@ -178,3 +178,27 @@ class _PrintSettings(argparse.Action):
         assert isinstance(parser, CommandParser)
         print(parser.settings_help())
         parser.exit()
+
+
+def declare_computing(verb: argparse.ArgumentParser) -> None:
+    """Declare where a finished model computes, and where its conformers are kept; they are the same for every verb."""
+    add = verb.add_argument
+    add(
+        "--cache",
+        type=Path,
+        default=Path("data/cache"),
+        metavar="DIR",
+        help="folder in which conformers are kept (default: %(default)s)",
+    )
+    add(
+        "--max-pairs",
+        type=int,
+        metavar="N",
+        help="memory budget: padded atom pairs computed at once (default: suits the device)",
+    )
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where to compute; auto uses a GPU if there is one (default: %(default)s)",
+    )

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from unimol_scale.checkpoints.shipped import DEFAULT_MODEL, MODEL_HELP
-from unimol_scale.cli.command_line import as_sentence
+from unimol_scale.cli.command_line import as_sentence, declare_computing
 from unimol_scale.common.machine.memory import keep_freed_memory
 
 
@@ -76,25 +76,7 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         "(default: %(default)s)",
     )
     add("--skip-bad", action="store_true", help="list unusable molecules in a table beside the output and continue")
-    add(
-        "--cache",
-        type=Path,
-        default=Path("data/cache"),
-        metavar="DIR",
-        help="folder in which conformers are kept (default: %(default)s)",
-    )
-    add(
-        "--max-pairs",
-        type=int,
-        metavar="N",
-        help="memory budget: padded atom pairs computed at once (default: suits the device)",
-    )
-    add(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="where to compute; auto uses a GPU if there is one (default: %(default)s)",
-    )
+    declare_computing(verb)
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="dtype of the weights (default: %(default)s)")
     verb.set_defaults(run=_embed, stopped="Stopped. Finished conformers are kept; nothing else was written.")
 

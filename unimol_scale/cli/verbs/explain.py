@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from unimol_scale.cli.command_line import as_sentence
+from unimol_scale.cli.command_line import as_sentence, declare_computing
 from unimol_scale.common.machine.memory import keep_freed_memory
 
 
@@ -28,25 +28,7 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     add("--smiles-column", metavar="C", help="column of the SMILES (default: found by common names)")
     add("--conformers", type=int, metavar="K", help="conformers per molecule (default: as in fine-tuning)")
     add("--skip-bad", action="store_true", help="list unusable molecules in skipped.csv and continue")
-    add(
-        "--cache",
-        type=Path,
-        default=Path("data/cache"),
-        metavar="DIR",
-        help="folder in which conformers are kept (default: %(default)s)",
-    )
-    add(
-        "--max-pairs",
-        type=int,
-        metavar="N",
-        help="memory budget: padded atom pairs computed at once (default: suits the device)",
-    )
-    add(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="where to compute; auto uses a GPU if there is one (default: %(default)s)",
-    )
+    declare_computing(verb)
     verb.set_defaults(run=_run, stopped="Stopped. Finished conformers are kept; nothing else was written.")
 
 
