@@ -20,6 +20,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 # As in every command, this comes before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -29,7 +30,7 @@ from benchmarks.downstream.baseline import Baseline, best_baseline
 from benchmarks.downstream.folds.run_folds import PARTS, run_folds
 from benchmarks.downstream.report import Cell, TriedRate, write_report
 from benchmarks.downstream.sets import SETS, chosen_sets, settings, twin
-from unimol_scale.downstream.config import KFOLDS
+from unimol_scale.downstream.config import KFOLDS, Pooling
 from unimol_scale.downstream.finetuning.finetune import finetune
 from unimol_scale.downstream.finetuning.results import RESULTS_NAME, FinetuneResult
 from unimol_scale.downstream.registry import METRICS
@@ -172,6 +173,13 @@ def build_parser() -> argparse.ArgumentParser:
         choices=PARTS,
         default=list(PARTS),
         help="run or collect only these parts of a cross-validation",
+    )
+    parser.add_argument(
+        "--pooling",
+        nargs="+",
+        choices=get_args(Pooling),
+        default=["mean"],
+        help="how atoms become the vectors of the probes of a cross-validation (default: mean)",
     )
     parser.add_argument(
         "--external",

@@ -16,7 +16,7 @@ from unimol_scale.errors import ConfigError
 from unimol_scale.model.presets import DROPOUTS, ModelConfig
 
 Precision = Literal["fp32", "bf16"]
-Pooling = Literal["mean", "virtual_node"]
+Pooling = Literal["mean", "virtual_node", "layers"]
 Schedule = Literal["linear", "cosine", "constant"]
 Fragments = Literal["largest", "reject"]
 SplitKind = Literal[
@@ -191,7 +191,9 @@ class FinetuneConfig(LabelSettings, TuneSettings):
         hydrogens: whether hydrogens are atoms; None: as in pretraining, or no if that is not known.
         conformers: conformers per molecule. Every epoch sees a random one of them; predictions are averaged over all.
             They are generated for tables; from stores the first ones are used, or fewer if a molecule has fewer.
-        pooling: how atoms become the vector of a molecule.
+        pooling: how atoms become the vector of a molecule: their "mean", the "virtual_node", or "layers": mean,
+            standard deviation and sum of the atoms at the start and at four depths of the stack. None: layers for a
+            probe, mean otherwise.
         loss: loss of a regression, on scaled labels; None: mse. Classifiers always use the cross-entropy.
         metric: score that chooses the best epoch and is reported for the test rows: roc_auc, pr_auc, accuracy,
             balanced_accuracy, log_loss, rank_mae, rank_accuracy, quadratic_kappa, rmse, mae, r2, pearson, or
@@ -230,7 +232,7 @@ class FinetuneConfig(LabelSettings, TuneSettings):
     """
 
     FORMER_DEFAULTS: ClassVar[Mapping[str, Any]] = MappingProxyType(
-        {"baselines": False, "seeds": SEEDS}  # earlier versions had no baselines
+        {"baselines": False, "seeds": SEEDS, "pooling": "mean"}  # earlier versions had no baselines, and one pooling
     )
 
     data: Path
@@ -254,7 +256,7 @@ class FinetuneConfig(LabelSettings, TuneSettings):
     inputs: Inputs | None = None
     hydrogens: bool | None = None
     conformers: int = 1
-    pooling: Pooling = "mean"
+    pooling: Pooling | None = None
     loss: LossName | None = None
     metric: str | None = None
     seeds: int | None = None
@@ -369,10 +371,15 @@ class FinetuneConfig(LabelSettings, TuneSettings):
         return self.seeds if self.seeds is not None else 1 if alike else SEEDS
 
     @property
-    def with_counts(self) -> "FinetuneConfig":
-        """The same settings with the defaults of seeds and folds filled in."""
+    def molecule_pooling(self) -> Pooling:
+        """How atoms become the vector of a molecule."""
+        return self.pooling or ("layers" if self.train.probe else "mean")
+
+    @property
+    def with_choices(self) -> "FinetuneConfig":
+        """The same settings with the numbers of seeds and folds, and the pooling, where they were left open."""
         folds = FOLDS if self.is_kfold and self.split != "column-kfold" and self.folds is None else self.folds
-        return dataclasses.replace(self, seeds=self.num_seeds, folds=folds)
+        return dataclasses.replace(self, seeds=self.num_seeds, folds=folds, pooling=self.molecule_pooling)
 
     @property
     def start(self) -> str:

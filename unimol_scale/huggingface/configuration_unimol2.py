@@ -21,7 +21,7 @@ class UniMol2Config(PretrainedConfig):  # type: ignore[misc]
         architecture: ``ModelConfig`` as a nested dict; None uses the preset 0.1M.
         seen: ``InputsSeen`` as a nested dict; None if it is not known.
         hydrogens: whether hydrogens were atoms in pretraining; None if it is not known.
-        pooling: how ``pooler_output`` is computed: ``mean`` of the atoms, or ``virtual_node``.
+        pooling: how ``pooler_output`` is computed: ``mean`` of the atoms, ``virtual_node`` or ``layers``.
         options: further arguments of ``PretrainedConfig``.
     """
 

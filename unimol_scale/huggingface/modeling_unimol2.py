@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 
 from unimol_scale.checkpoints.weights import load_pretrained
 from unimol_scale.config import to_tree
-from unimol_scale.downstream.embedding.pooling import pool
+from unimol_scale.downstream.embedding.pooling import inner_depths, pool
 from unimol_scale.huggingface.configuration_unimol2 import UniMol2Config
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.encodings import GaussianKernel, ModelInput
@@ -25,7 +25,7 @@ class UniMol2Output(ModelOutput):  # type: ignore[misc]
 
     Attributes:
         last_hidden_state: atom representations [B, N, D], the virtual node first.
-        pooler_output: one vector per molecule [B, D].
+        pooler_output: one vector per molecule [B, D]; by ``layers`` [B, 15·D], for four or more layers.
         pair_state: pair representations [B, N, N, P].
         attention_mask: bool [B, N], True at real nodes.
     """
@@ -81,7 +81,8 @@ class UniMol2Model(PreTrainedModel):  # type: ignore[misc]
             return_dict: False returns a tuple instead of ``UniMol2Output``.
             batch: the fields of ``ModelInput``, as ``SmilesCollator`` returns them.
         """
-        seen = self.backbone(ModelInput(**batch))
+        inner = inner_depths(self.backbone.config, self.config.pooling)
+        seen = self.backbone(ModelInput(**batch), inner=inner)
         output = UniMol2Output(
             last_hidden_state=seen.atom_BND,
             pooler_output=pool(seen, self.config.pooling),

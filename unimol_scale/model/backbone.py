@@ -3,7 +3,7 @@
 Shapes: B molecules, A atoms, N = A + 1 nodes (virtual node first), D atom channels, P pair channels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,11 +24,13 @@ class Representation:
         atom_BND: nodes, virtual node first.
         pair_BNNP: pairs of nodes.
         valid_BN: bool, true at real nodes.
+        inner_BND: nodes at the depths that were asked for, from the first to the last.
     """
 
     atom_BND: Tensor
     pair_BNNP: Tensor
     valid_BN: Tensor
+    inner_BND: tuple[Tensor, ...] = ()
 
 
 class InputNorm(nn.LayerNorm):
@@ -56,13 +58,17 @@ class TwoTrackBackbone(nn.Module):
         self.pair_norm = InputNorm(config.pair_width)
         self.layers = nn.ModuleList(TwoTrackLayer(config, rate, index) for index, rate in enumerate(config.drop_paths))
 
-    def forward(self, batch: ModelInput, watch: Callable[[Tensor], None] | None = None) -> Representation:
+    def forward(
+        self, batch: ModelInput, watch: Callable[[Tensor], None] | None = None, inner: Collection[int] = ()
+    ) -> Representation:
         """Return atom [B, N, D] and pair [B, N, N, P] representations.
 
         Args:
             batch: what the model sees.
             watch: called for every layer with its attention scores before the softmax, [B, H, N, N], including the pair
                 bias; they are computed a second time for it. Does not work with sharded weights.
+            inner: depths whose nodes are kept in ``inner_BND``: 0 for what the first layer gets, l for the output of
+                layer l, counted from 1.
         """
         valid_BN = torch.nn.functional.pad(batch.valid_BA, (1, 0), value=True)
         if self.config.normalize_by == "molecule":
@@ -76,6 +82,7 @@ class TwoTrackBackbone(nn.Module):
         dropping = dropping_of_batch(atom_BND, pair_BNNP, drops=self.training and self.config.has_dropout)
         masks = replace(masks, dropping=dropping)
         every = self.config.checkpoint_every if torch.is_grad_enabled() else 0
+        kept = [atom_BND] if 0 in inner else []
         for index, layer in enumerate(self.layers):
             if watch is not None:
                 assert isinstance(layer, TwoTrackLayer)
@@ -84,4 +91,6 @@ class TwoTrackBackbone(nn.Module):
                 atom_BND, pair_BNNP = checkpoint(layer, atom_BND, pair_BNNP, masks, use_reentrant=False)
             else:
                 atom_BND, pair_BNNP = layer(atom_BND, pair_BNNP, masks)
-        return Representation(atom_BND=atom_BND, pair_BNNP=pair_BNNP, valid_BN=valid_BN)
+            if index + 1 in inner:
+                kept.append(atom_BND)
+        return Representation(atom_BND=atom_BND, pair_BNNP=pair_BNNP, valid_BN=valid_BN, inner_BND=tuple(kept))

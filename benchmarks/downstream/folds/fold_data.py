@@ -76,7 +76,7 @@ class SetRows:
     def __init__(self, name: str, config: FinetuneConfig) -> None:
         self.name = name
         self.config = dataclasses.replace(
-            config.with_counts, pretrained=None, reinitialise=False, size=ANY_SIZE, hydrogens=False
+            config.with_choices, pretrained=None, reinitialise=False, size=ANY_SIZE, hydrogens=False
         )
         self.metric: Metric = METRICS[config.metric or ""]
 

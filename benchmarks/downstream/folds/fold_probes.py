@@ -1,6 +1,6 @@
 """Linear models on the vectors of frozen models, cross-validated on the folds of the starts.
 
-A ridge regression, or a logistic regression of each target, on the mean of the atoms of the last layer, each channel
+A ridge regression, or a logistic regression of each target, on the vectors of a pooling (``--pooling``), each channel
 scaled by the training rows. The penalty of a fold is the one with the best score of its validation rows.
 
 Shapes: M rows, R rows to predict, D channels, L targets, P penalties.
@@ -17,6 +17,7 @@ from scipy.special import expit
 from benchmarks.downstream.folds.fold_data import FoldData, SetRows, write_fold_result
 from unimol_scale.checkpoints.weights import identify, load_pretrained
 from unimol_scale.downstream.comparison.fold_results import FoldResult
+from unimol_scale.downstream.config import Pooling
 from unimol_scale.downstream.data.inputs import choose_inputs
 from unimol_scale.downstream.data.pretraining_data import pretrained_with_hydrogens
 from unimol_scale.downstream.data.splitting.parts import DataSplit
@@ -42,16 +43,19 @@ class FrozenModel:
     Attributes:
         model: what the weights, or the dimensions, are of.
         reinitialise: random weights, one draw for all folds.
+        pooling: how atoms become the vector of a molecule.
     """
 
     model: str
     reinitialise: bool
+    pooling: Pooling = "mean"
 
     @property
     def sha256(self) -> str:
-        """Of the weights; of random ones, what they depend on."""
+        """Of the weights; of random ones, what they depend on. A pooling other than the mean is a prefix."""
         identity = identify(self.model)
-        return f"random-{SCRATCH_SEED}-{identity.sha256}" if self.reinitialise else identity.sha256
+        weights = f"random-{SCRATCH_SEED}-{identity.sha256}" if self.reinitialise else identity.sha256
+        return weights if self.pooling == "mean" else f"{self.pooling}-{weights}"
 
     def backbone(self) -> TwoTrackBackbone:
         """Return the model in evaluation mode."""
@@ -76,7 +80,7 @@ class FrozenModel:
             backbone,
             rows.molecules.split,
             position_U,
-            RepresentationConfig(),
+            RepresentationConfig(pooling=self.pooling),
             seen=identity.seen,
             drop_hydrogens=rows.leaves_out_hydrogens,
         )

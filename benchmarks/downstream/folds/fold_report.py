@@ -76,7 +76,7 @@ def _frozen(results: Sequence[SetResults]) -> list[str]:
             fine_tuned = [plus_minus(start) for start in one.fine_tuned if start.name == probe.start]
             differences = (one.to_fine_tuned(probe), one.probe_to_scratch(probe), one.probe_to_reference(probe))
             cells = [plus_minus(probe.result), *(fine_tuned or ["–"]), *(_short(each) for each in differences)]
-            rows.append([f"{one.set}, {one.fraction:.0%}", probe.start, *cells])
+            rows.append([f"{one.set}, {one.fraction:.0%}", probe.title, *cells])
     against = ["probe − fine-tuned", "probe − probe of scratch", "probe − best fingerprint baseline"]
     header = ["set, labels", "start", "probe", "fine-tuned", *against]
     return [

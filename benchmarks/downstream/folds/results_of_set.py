@@ -8,6 +8,7 @@ import numpy as np
 
 from unimol_scale.downstream.comparison.compare import Comparison, compare_results
 from unimol_scale.downstream.comparison.fold_results import FoldResult, check_alike
+from unimol_scale.downstream.config import Pooling
 from unimol_scale.downstream.data.splitting.parts import Fold
 from unimol_scale.downstream.finetuning.folds.fold_files import OutOfFold
 from unimol_scale.downstream.fold_statistics import BlockDifference, Interval, compare_methods
@@ -38,12 +39,19 @@ class Probe:
     Attributes:
         result: its cross-validation.
         start: name of the start, whose fine-tuning it is compared with.
-        scratch: name of the start with the random weights, whose probe it is compared with; "" as above.
+        scratch: name of the probe of the same model with random weights, which it is compared with; "" as above.
+        pooling: how atoms became the vectors.
     """
 
     result: FoldResult
     start: str
     scratch: str = ""
+    pooling: Pooling = "mean"
+
+    @property
+    def title(self) -> str:
+        """The start, and the pooling unless it is the mean."""
+        return self.start if self.pooling == "mean" else f"{self.start}, {self.pooling}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,11 +186,16 @@ class SetResults:
         return {one.name: Family([*starts, one]) for one in self.references if starts}
 
     @cached_property
-    def _probe_families(self) -> Mapping[str, Family]:
-        """Name of a reference, or "" → the probes with each other, and with the reference."""
-        probes = [probe.result for probe in self.probes]
-        own = {"": Family(probes)} if len(probes) > 1 else {}
-        return own | {one.name: Family([*probes, one]) for one in self.references[:1] if probes}
+    def _probe_families(self) -> Mapping[tuple[Pooling, str], Family]:
+        """Pooling, and name of a reference or "" → its probes with each other, and with the reference."""
+        families = {}
+        for pooling in dict.fromkeys(probe.pooling for probe in self.probes):
+            probes = [probe.result for probe in self.probes if probe.pooling == pooling]
+            if len(probes) > 1:
+                families[pooling, ""] = Family(probes)
+            for one in self.references[:1]:
+                families[pooling, one.name] = Family([*probes, one])
+        return families
 
     def to_scratch(self, start: ChosenStart) -> Difference | None:
         """Return how a start differs from its model with random weights; None if that is not there."""
@@ -202,14 +215,14 @@ class SetResults:
         """Return how a probe differs from that of the same model with random weights; None if that is not there."""
         if probe.scratch not in [one.result.name for one in self.probes]:
             return None
-        return self._probe_families[""].between(probe.result.name, probe.scratch)
+        return self._probe_families[probe.pooling, ""].between(probe.result.name, probe.scratch)
 
     def probe_to_reference(self, probe: Probe) -> Difference | None:
         """Return how a probe differs from the first of the references; None if there is none."""
         if not self.references:
             return None
         name = self.references[0].name
-        return self._probe_families[name].between(probe.result.name, name)
+        return self._probe_families[probe.pooling, name].between(probe.result.name, name)
 
     def to_fine_tuned(self, probe: Probe) -> Difference | None:
         """Return how a probe differs from the fine-tuned start, a pair by itself; None if that is not there."""

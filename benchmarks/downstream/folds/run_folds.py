@@ -14,7 +14,7 @@ from benchmarks.downstream.folds.other_tools import read_external, write_folds
 from benchmarks.downstream.folds.results_of_set import ChosenStart, Probe, SetResults, best_by_validation
 from benchmarks.downstream.sets import SCRATCH, SETS, chosen_sets, data_of, file_name, repeats_of, settings, twin
 from unimol_scale.downstream.comparison.fold_results import FoldResult, read_fold_result
-from unimol_scale.downstream.config import FOLDS, FinetuneConfig
+from unimol_scale.downstream.config import FOLDS, FinetuneConfig, Pooling
 from unimol_scale.downstream.finetuning.finetune import finetune
 from unimol_scale.downstream.finetuning.results import RESULTS_NAME
 from unimol_scale.errors import ConfigError
@@ -132,7 +132,11 @@ class SetCells:
         part = self.options.part
         fine_tuned = [self.fine_tuned(start, fraction) for start in starts] if STARTS in part else []
         baselines = (self.baselines(fraction) if BASELINES in part else None) or []
-        probes = [self.probe(start, fraction) for start in starts] if PROBES in part else []
+        probes = [
+            self.probe(start, fraction, pooling)
+            for pooling in (self.options.pooling if PROBES in part else ())
+            for start in starts
+        ]
         others = [read_external(name, folder, self.data(fraction)) for name, folder in external.items()]
         return SetResults(
             set=self.name,
@@ -163,19 +167,22 @@ class SetCells:
             return kept
         return fit_fold_baselines(folder, self.data(fraction), lambda: self.rows.features)
 
-    def probe(self, start: Start, fraction: float) -> Probe | None:
+    def probe(self, start: Start, fraction: float, pooling: Pooling) -> Probe | None:
         """Return the linear model on the vectors of a start; None if it is not collected."""
-        frozen = FrozenModel(model=start.model, reinitialise=start.reinitialise)
+        frozen = FrozenModel(model=start.model, reinitialise=start.reinitialise, pooling=pooling)
         model = Path(start.model).name + (f"-{SCRATCH}" if start.reinitialise else "")
-        name, folder = f"probe of {start.name}", self._folder(f"probe-{model}", fraction)
+        # The mean was the first pooling, and its folders have no name of it.
+        before, after = ("", "") if pooling == "mean" else (f"{pooling}-", f", {pooling}")
+        name, folder = f"probe of {start.name}{after}", self._folder(f"{before}probe-{model}", fraction)
         result = kept_result(name, folder, folds=self.folds, sha256=frozen.sha256)
         if result is None and self.options.collect:
             return None
         if result is None:
-            path = self.options.work / "vectors" / f"{file_name(self.name)}-{model}.npz"
+            path = self.options.work / "vectors" / f"{file_name(self.name)}-{before}{model}.npz"
             vectors = partial(frozen.kept, path, self.rows)
             result = fit_probe(name, folder, self.data(fraction), vectors, frozen)
-        return Probe(result=result, start=start.name, scratch=start.scratch and f"probe of {start.scratch}")
+        scratch = start.scratch and f"probe of {start.scratch}{after}"
+        return Probe(result=result, start=start.name, scratch=scratch, pooling=pooling)
 
     def _folder(self, what: str, fraction: float) -> Path:
         folder: Path = self.options.work / f"{file_name(self.name)}-{what}-{fraction:g}-{self.options.split}"

@@ -21,6 +21,7 @@ from unimol_scale.common.text.argument_names import path_text
 from unimol_scale.downstream.config import Fragments, Pooling
 from unimol_scale.downstream.data.pretraining_data import pretrained_with_hydrogens
 from unimol_scale.downstream.embedding.molecular_model import MolecularModel, from_pretrained
+from unimol_scale.downstream.embedding.pooling import vector_width
 from unimol_scale.store.schema import Float32
 
 
@@ -72,7 +73,9 @@ class MoleculeEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         Args:
             pretrained: the name of a model that comes with the package, a run, a checkpoint, an exported model, a
                 released file, or ``owner/name`` on the Hugging Face hub.
-            pooling: how atoms become the vector of a molecule: the "mean" of its atoms, or the "virtual_node".
+            pooling: how atoms become the vector of a molecule: the "mean" of its atoms, the "virtual_node", or
+                "layers": mean, standard deviation and sum of the atoms at the start and at four depths of the stack,
+                which suit linear models better.
             inputs: what the model sees, "2d", "3d" or "2d+3d"; None: the richest input that it was pretrained on.
             conformers: number of conformers per molecule, over which vectors are averaged.
             hydrogens: whether hydrogens are atoms; None: as in pretraining.
@@ -106,7 +109,7 @@ class MoleculeEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         molecules_of(X)
         check_handling(self.handle_invalid)
         self._loaded = _LoadedModel(path_text(self.pretrained, "pretrained", "the name or path of a model"))
-        self.n_components_ = self._loaded.model.backbone.config.atom_width
+        self.n_components_ = vector_width(self._loaded.model.backbone.config, self.pooling)
         return self
 
     def transform(self, X: Any) -> Float32:  # noqa: ANN401

@@ -2,11 +2,12 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from unimol_scale.checkpoints.shipped import DEFAULT_MODEL, MODEL_HELP
 from unimol_scale.cli.command_line import as_sentence, declare_computing
 from unimol_scale.common.machine.memory import keep_freed_memory
+from unimol_scale.downstream.config import Pooling
 
 
 def add_verbs(verbs: Any) -> None:  # noqa: ANN401
@@ -44,9 +45,10 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     )
     add(
         "--pooling",
-        choices=("mean", "virtual_node"),
+        choices=get_args(Pooling),
         default="mean",
-        help="how atoms become the vector of a molecule (default: the mean of its atoms)",
+        help="how atoms become the vector of a molecule; layers: mean, standard deviation and sum of the atoms at the "
+        "start and at four depths of the stack, better for linear models (default: the mean of the last layer's atoms)",
     )
     add(
         "--inputs",

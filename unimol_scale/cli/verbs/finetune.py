@@ -10,7 +10,7 @@ from unimol_scale.cli.command_line import as_sentence
 from unimol_scale.cli.settings import settings_of
 from unimol_scale.common.exit_status import GOES_ON
 from unimol_scale.common.machine.memory import keep_freed_memory
-from unimol_scale.downstream.config import NO_MODEL, ClassWeights, SplitKind, Task, Transform
+from unimol_scale.downstream.config import NO_MODEL, ClassWeights, Pooling, SplitKind, Task, Transform
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.downstream.trained_parts import Probe
 from unimol_scale.errors import ConfigError, UnimolScaleError
@@ -123,8 +123,8 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     )
     add(
         "--pooling",
-        choices=("mean", "virtual_node"),
-        help="how atoms become the vector of a molecule (default: the mean of its atoms)",
+        choices=get_args(Pooling),
+        help="how atoms become the vector of a molecule (default: layers for a probe, otherwise the mean of the atoms)",
     )
     add(
         "--probe",

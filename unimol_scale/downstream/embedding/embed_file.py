@@ -27,8 +27,9 @@ from unimol_scale.downstream.data.molecules import ChangeCount
 from unimol_scale.downstream.data.pretraining_data import pretrained_with_hydrogens
 from unimol_scale.downstream.data.sdf_table import describe_geometry
 from unimol_scale.downstream.data.skipped_rows import SkippedTable, refuse_skipped
+from unimol_scale.downstream.embedding.pooling import vector_width
 from unimol_scale.downstream.embedding.rank_parts import open_parts, put_together, share_of
-from unimol_scale.downstream.embedding.representations import Kind, RepresentationConfig, represent
+from unimol_scale.downstream.embedding.representations import RepresentationConfig, represent
 from unimol_scale.downstream.embedding.row_chunks import EmbedFileConfig, RowChunk, SourceRows
 from unimol_scale.downstream.embedding.vector_files import open_writer
 from unimol_scale.engine.parallel.ranks import Ranks
@@ -170,7 +171,7 @@ class _Embedder:
             chosen=chosen,
             hydrogens=hydrogens,
             representation=representation,
-            schema=_schema(representation.kind, model.backbone.config).with_metadata(metadata),
+            schema=_schema(representation, model.backbone.config).with_metadata(metadata),
             ranks=ranks,
             changed=ChangeCount(),
         )
@@ -208,11 +209,12 @@ def _metadata(representation: RepresentationConfig, model: ModelConfig) -> dict[
     return metadata
 
 
-def _schema(kind: Kind, model: ModelConfig) -> pa.Schema:
+def _schema(representation: RepresentationConfig, model: ModelConfig) -> pa.Schema:
     atom = pa.list_(pa.float32(), model.atom_width)
     columns = {"row": pa.int64(), "smiles": pa.string(), "key": pa.uint64(), "changes": pa.string()}
+    kind = representation.kind
     if kind == "molecule":
-        columns["embedding"] = atom
+        columns["embedding"] = pa.list_(pa.float32(), vector_width(model, representation.pooling))
     elif kind == "atom":
         columns["atoms"] = pa.list_(atom)
     elif kind == "pair":

@@ -19,6 +19,7 @@ from unimol_scale.downstream.data.inputs import check_conformers, choose_inputs
 from unimol_scale.downstream.data.molecules import Prepared, listed, prepare
 from unimol_scale.downstream.data.pretraining_data import pretrained_with_hydrogens
 from unimol_scale.downstream.data.skipped_rows import Skipped, refuse_skipped
+from unimol_scale.downstream.embedding.pooling import vector_width
 from unimol_scale.downstream.embedding.representations import Kind, RepresentationConfig, represent_all
 from unimol_scale.model.model_with_heads import HeadedModel
 from unimol_scale.store.schema import Float32, Int64
@@ -159,7 +160,9 @@ class MolecularModel:
             smiles: M SMILES, or a single one (M = 1). RDKit molecules may replace SMILES; their 3D conformer is used if
                 they have one.
             kind: ``molecule``, ``atom``, ``pair`` or ``attention`` (the scores of every head before the softmax).
-            pool: how atoms become the vector of a molecule: their ``mean``, or the ``virtual_node``.
+            pool: how atoms become the vector of a molecule: their ``mean``, the ``virtual_node``, or ``layers``:
+                mean, standard deviation and sum of the atoms at the start and at four depths of the stack, which suit
+                linear models better.
             inputs: what the model sees: ``2d``, ``3d`` or ``2d+3d``, in the form of pretraining, with a warning if the
                 model was not pretrained on it; None: the richest input that it was pretrained on, or, if that is not
                 known, everything that it can see.
@@ -173,11 +176,11 @@ class MolecularModel:
             conformers: number of conformers per molecule; the mean of their representations is returned.
 
         Returns:
-            For molecules float32 [M, D]; for atoms a list of M arrays [n, D]; for pairs [n, n, P]; for attention
-            [n, n, layers·heads]. The n heavy atoms are in the order of the canonical SMILES, which ``embed_usable``
-            returns. Hydrogens, if they are atoms, follow in the order of RDKit's AddHs. A score is q·k/√d plus the
-            head's bias for the pair, with the query q of the first atom and the key k of the second; head h of layer l
-            is channel l·heads + h, counted from 0.
+            For molecules float32 [M, D], or [M, 15·D] by ``layers`` of four or more layers; for atoms a list of M
+            arrays [n, D]; for pairs [n, n, P]; for attention [n, n, layers·heads]. The n heavy atoms are in the order
+            of the canonical SMILES, which ``embed_usable`` returns. Hydrogens, if they are atoms, follow in the order
+            of RDKit's AddHs. A score is q·k/√d plus the head's bias for the pair, with the query q of the first atom
+            and the key k of the second; head h of layer l is channel l·heads + h, counted from 0.
 
         Raises:
             SourceError: some SMILES cannot be used. The message gives their rows and reasons; ``embed_usable``
@@ -267,7 +270,7 @@ class MolecularModel:
             self.model.train(was_training)
         if config.kind != "molecule":
             return arrays
-        return np.stack(arrays) if arrays else np.empty((0, backbone.config.atom_width), np.float32)
+        return np.stack(arrays) if arrays else np.empty((0, vector_width(backbone.config, config.pooling)), np.float32)
 
 
 def from_pretrained(path: "str | PathLike[str]", *, averaged: bool = True) -> MolecularModel:

@@ -1,7 +1,7 @@
 """Computes representations of molecules, in the order of the rows, with the loader of pretraining.
 
 Shapes: R rows, C conformers of all rows, B molecules of a micro-batch, n atoms of one molecule, A (padded), D atom
-channels, P pair channels, L layers, H heads.
+channels, V channels of a molecule's vector, P pair channels, L layers, H heads.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from unimol_scale.downstream.compute import explain_full_memory, map_concurrentl
 from unimol_scale.downstream.config import Pooling
 from unimol_scale.downstream.data.batches import LabelledSample, RowReader, SampleMaker
 from unimol_scale.downstream.data.inputs import check_conformers, choose_inputs, require_conformers
-from unimol_scale.downstream.embedding.pooling import pool
+from unimol_scale.downstream.embedding.pooling import inner_depths, pool
 from unimol_scale.errors import ConfigError, nearest
 from unimol_scale.model.backbone import Representation, TwoTrackBackbone
 from unimol_scale.model.encodings import ModelInput
@@ -41,17 +41,18 @@ class RepresentationConfig:
     """Settings of a representation.
 
     Attributes:
-        kind: ``molecule`` [D], ``atom`` [n, D], ``pair`` [n, n, P] or ``attention`` [n, n, L·H]. Atoms and pairs
+        kind: ``molecule`` [V], ``atom`` [n, D], ``pair`` [n, n, P] or ``attention`` [n, n, L·H]. Atoms and pairs
             exclude the virtual node and are in the order of the store's canonical SMILES. Attention scores are the
             inputs of each head's softmax, q·k/√d plus the head's bias for the pair, with the query q of the first atom
             and the key k of the second; channel l·H + h is head h of layer l, counted from 0.
-        pooling: how atoms become the vector of a molecule.
+        pooling: how atoms become the vector of a molecule, and how many channels V it has; see ``pool``.
         inputs: what the model sees; None: the richest input that it was pretrained on, or everything that it can see.
         max_pairs: largest number of padded pairs Σ(n+1)² in a micro-batch, which limits the memory used; None: a number
             that suits the device.
         workers: number of loader processes; 0 prepares batches in the main process.
         conformers: largest number of conformers per molecule whose representations are averaged. Their atoms are in the
-            same order, so atoms and pairs can be averaged too, and the mean over atoms equals the molecule's vector.
+            same order, so atoms and pairs can be averaged too. With ``mean``, the mean over atoms is the
+            molecule's vector.
     """
 
     kind: Kind = "molecule"
@@ -191,7 +192,8 @@ def _represented(backbone: TwoTrackBackbone, sample: LabelledSample, config: Rep
     shown, num_atoms_B = to_device(sample.input, device), sample.input.valid_BA.sum(1).tolist()
     if config.kind == "attention":
         return _attention(backbone, shown, num_atoms_B)
-    seen: Representation = backbone(shown)
+    inner = inner_depths(backbone.config, config.pooling) if config.kind == "molecule" else ()
+    seen: Representation = backbone(shown, inner=inner)
     if config.kind == "molecule":
         return list(_array(pool(seen, config.pooling)))
     if config.kind == "atom":

@@ -94,7 +94,7 @@ def finetune(config: FinetuneConfig, ranks: Ranks | None = None) -> FinetuneResu
     """
     folder = config.folder
     model, hashes, chosen = identify_start(config)
-    config = replace(config.with_counts, hydrogens=sees_hydrogens(config))
+    config = replace(config.with_choices, hydrogens=sees_hydrogens(config))
     check_folder(folder, config, hashes)
     require_folder(folder)
     finished = results.read(folder)
@@ -300,7 +300,7 @@ def _saved(problem: SeedProblem, chosen: ChosenInputs, members: Sequence[Member]
     return FinetunedConfig(
         format_version=FORMAT_VERSION,
         model=problem.start.model,
-        pooling=config.pooling,
+        pooling=config.molecule_pooling,
         inputs=chosen.inputs,
         task=rows.task,
         targets=rows.targets,

@@ -91,7 +91,7 @@ def fit_seed(problem: SeedProblem, seed: int, forecast: TrainingForecast | None)
         sha256=save_member(problem.config.folder, file, model.cpu()),
         mean_L=scaling.mean_L,
         std_L=scaling.std_L,
-        pooling=problem.config.pooling if problem.fold is not None else None,
+        pooling=problem.config.molecule_pooling if problem.fold is not None else None,
         dropout=0.0 if problem.config.train.probe == "linear" else problem.config.train.dropout,
         references={} if problem.fold is None else {name: one.energies for name, one in problem.references.items()},
     )
@@ -128,7 +128,7 @@ def _new_model(problem: SeedProblem, seed: int) -> PropertyModel:
         model = PropertyModel(
             start.model,
             problem.rows.outputs.num_logits,
-            config.pooling,
+            config.molecule_pooling,
             config.train.dropout,
             config.train.head_of(config.head),
             ordered=problem.rows.task == "ordinal",

@@ -91,7 +91,7 @@ def test_what_is_no_list_of_smiles_is_refused(saved, cache, smiles, message):
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"pool": "max"}, "unknown pooling 'max'; .*valid: mean, virtual_node"),
+        ({"pool": "max"}, "unknown pooling 'max'; .*valid: layers, mean, virtual_node"),
         ({"kind": "atoms"}, "unknown kind 'atoms'; did you mean 'atom'"),
         ({"inputs": "4d"}, "unknown inputs '4d'"),
     ],

@@ -12,6 +12,7 @@ from unimol_scale.data.input_views import STANDARD_VIEWS
 from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_row_once
 from unimol_scale.downstream.data.molecules import prepare, prepare_store
 from unimol_scale.downstream.embedding import representations
+from unimol_scale.downstream.embedding.pooling import inner_depths, vector_width
 from unimol_scale.downstream.embedding.representations import RepresentationConfig, represent_all
 from unimol_scale.errors import ConfigError, StoreError
 from unimol_scale.model import layers
@@ -154,6 +155,44 @@ def test_the_mean_is_over_the_atoms_and_the_virtual_node_is_none_of_them(backbon
     for found, over, node in zip(mean, atoms, virtual, strict=True):
         np.testing.assert_allclose(found, over.mean(axis=0), atol=1e-5)
         assert np.abs(found - node).max() > 1e-3
+
+
+def test_layers_are_mean_deviation_and_sum_of_the_atoms_at_every_depth(backbone, molecules):
+    """The first depth is what the first layer gets, and the last one what the other poolings see."""
+    D, depths = backbone.config.atom_width, backbone.config.layers + 1
+    nodes_DEPTH: list[list[np.ndarray]] = [[] for _ in range(depths)]
+    hooks = [backbone.layers[0].register_forward_pre_hook(lambda _, given: nodes_DEPTH[0].append(given[0].numpy()))]
+    for index, layer in enumerate(backbone.layers):
+        hooks.append(
+            layer.register_forward_hook(lambda _, __, out, at=index + 1: nodes_DEPTH[at].append(out[0].numpy()))
+        )
+    row = [3]  # a single molecule, so that there is no padding
+    found = represented(backbone, molecules, row, pooling="layers")[0]
+    for hook in hooks:
+        hook.remove()
+    expected = []
+    for (nodes_1ND,) in nodes_DEPTH:
+        atom_AD = nodes_1ND[0, 1:].astype(np.float64)
+        expected += [atom_AD.mean(0), atom_AD.std(0), atom_AD.sum(0)]
+    assert found.shape == (3 * depths * D,)
+    np.testing.assert_allclose(found, np.concatenate(expected), atol=2e-3, rtol=1e-4)
+
+
+def test_layers_of_a_molecule_do_not_depend_on_its_company(backbone, molecules):
+    together = represented(backbone, molecules, pooling="layers")
+    for row in (0, 3, 8):
+        np.testing.assert_allclose(
+            represented(backbone, molecules, [row], pooling="layers")[0], together[row], atol=1e-4, rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize(
+    ("layers", "depths"), [(1, (0, 1)), (2, (0, 1, 2)), (4, (0, 1, 2, 3, 4)), (64, (0, 16, 32, 48, 64))]
+)
+def test_a_deep_model_has_as_many_depths_as_a_flat_one(layers, depths):
+    model = dataclasses.replace(preset("0.03M"), layers=layers)
+    assert inner_depths(model, "layers") == depths
+    assert vector_width(model, "layers") == 3 * len(depths) * model.atom_width
 
 
 @pytest.mark.parametrize("kind", ["molecule", "atom", "pair"])

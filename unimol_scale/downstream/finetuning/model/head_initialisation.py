@@ -7,7 +7,7 @@ molecules, and the last layer is set to zero, with the mean of the labels as its
 zero, models learnt more slowly [measured]. The layers of the head are unchanged, so that older saved models can be
 loaded.
 
-Shapes: R rows, B in a micro-batch, W outputs, D atom channels.
+Shapes: R rows, W outputs, D atom channels, V = G·D channels of a molecule's vector, in G groups of one kind.
 """
 
 import torch
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from unimol_scale.data.transfer import to_device
 from unimol_scale.downstream.data.batches import RowReader, SampleMaker, each_row_once
-from unimol_scale.downstream.embedding.pooling import pool
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.store.schema import Float64
 
 ROWS = 1024  # number of training rows used
-# Smallest standard deviation by which a channel is divided, so that channels that hardly vary are not amplified.
+# Smallest standard deviation by which a channel is divided, so that channels that hardly vary are not amplified: a
+# share of the typical one of its group, or this.
 LEAST_SHARE, LEAST_SPREAD = 0.1, 1e-3
 
 
@@ -50,7 +50,7 @@ def initialise_head(
     parts: list[Tensor] = []
     seen = 0
     for sample in each_row_once(train, make_sample, max_pairs, device):
-        parts.append(model.norm(pool(model.backbone(to_device(sample.input, device)), model.pooling)))
+        parts.append(model.vectors(model.represent(to_device(sample.input, device))))
         seen += len(sample.row_B)
         if seen >= ROWS:
             break
@@ -58,17 +58,18 @@ def initialise_head(
 
 
 @torch.no_grad()
-def standardise_head(model: PropertyModel, normed_RD: Tensor, base_W: Float64) -> None:
+def standardise_head(model: PropertyModel, normed_RV: Tensor, base_W: Float64) -> None:
     """Make a model predict the mean of the training labels; see ``initialise_head``.
 
     Args:
         model: the model; its head is changed in place.
-        normed_RD: return value of ``model.vectors`` for training rows.
+        normed_RV: return value of ``model.vectors`` for training rows.
         base_W: the outputs that encode the mean of the labels.
     """
-    spread_D = normed_RD.std(0, correction=0)
-    spread_D = torch.maximum(spread_D, LEAST_SHARE * spread_D.square().mean().sqrt()).clamp(min=LEAST_SPREAD)
-    model.norm.weight.div_(spread_D)
-    model.norm.bias.sub_(normed_RD.mean(0)).div_(spread_D)
+    spread_GD = normed_RV.std(0, correction=0).view(-1, model.backbone.config.atom_width)
+    least_G1 = LEAST_SHARE * spread_GD.square().mean(1, keepdim=True).sqrt()
+    spread_V = torch.maximum(spread_GD, least_G1).clamp(min=LEAST_SPREAD).flatten()
+    model.norm.weight.div_(spread_V)
+    model.norm.bias.sub_(normed_RV.mean(0)).div_(spread_V)
     model.out.weight.zero_()
     model.out.bias.copy_(torch.from_numpy(base_W).float())

@@ -1,6 +1,6 @@
 """A backbone with a head that predicts properties of molecules.
 
-Shapes: B molecules, W outputs, D atom channels.
+Shapes: B molecules, W outputs, D atom channels, V channels of a molecule's vector.
 """
 
 import torch
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimol_scale.downstream.config import HeadName, Pooling
-from unimol_scale.downstream.embedding.pooling import pool
+from unimol_scale.downstream.embedding.pooling import inner_depths, pool, vector_width
 from unimol_scale.model.backbone import Representation, TwoTrackBackbone
 from unimol_scale.model.encodings import ModelInput
 from unimol_scale.model.heads import CoordinateHead
@@ -38,6 +38,23 @@ class ThresholdLinear(nn.Module):
         return F.linear(hidden_BD, self.weight) + self.bias.sort(descending=True).values
 
 
+class ChannelScale(nn.Module):
+    """Multiplies every channel by a weight, and adds a bias.
+
+    Args:
+        width: number of channels.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the same shape."""
+        return x * self.weight + self.bias
+
+
 class PropertyModel(nn.Module):
     """Backbone, pooling, LayerNorm, and one of three heads.
 
@@ -45,7 +62,8 @@ class PropertyModel(nn.Module):
     dropout, Linear, tanh, dropout, Linear (the public code of Uni-Mol2, arXiv 2406.14969). All heads start with a
     LayerNorm, because the backbone does not end with one and its pooled vectors have a large offset that all molecules
     share. A linear head would have to learn to cancel the offset, and a tanh would be saturated by it.
-    ``head_initialisation`` uses the LayerNorm to standardise the channels.
+    ``head_initialisation`` uses the LayerNorm to standardise the channels. With ``layers``, a ``ChannelScale`` takes
+    its place: these channels are of different kinds, which have no common mean and variance.
 
     Args:
         config: configuration of the backbone.
@@ -74,12 +92,14 @@ class PropertyModel(nn.Module):
         super().__init__()
         self.backbone = TwoTrackBackbone(config)
         self.pooling = pooling
+        self.inner = inner_depths(config, pooling)
         self.head = head
-        self.norm = nn.LayerNorm(config.atom_width)
+        V, D = vector_width(config, pooling), config.atom_width
+        self.norm = ChannelScale(V) if pooling == "layers" else nn.LayerNorm(V)
         if head != "linear":
-            self.dense = Linear(config.atom_width, config.atom_width, init="he" if head == "mlp" else "lecun")
+            self.dense = Linear(V, D, init="he" if head == "mlp" else "lecun")
         self.dropout = dropout
-        self.out = (ThresholdLinear if ordered else Linear)(config.atom_width, num_outputs)
+        self.out = (ThresholdLinear if ordered else Linear)(V if head == "linear" else D, num_outputs)
         self.coordinate_head = None
 
     @property
@@ -89,19 +109,24 @@ class PropertyModel(nn.Module):
 
     def forward(self, molecules: ModelInput) -> Tensor:
         """Return the outputs, float32 [B, W]: scaled values of a regression, or logits of a classifier."""
-        return self.properties(self.backbone(molecules))
+        return self.properties(self.represent(molecules))
+
+    def represent(self, molecules: ModelInput) -> Representation:
+        """Return the backbone's output, with the depths that the pooling needs."""
+        representation: Representation = self.backbone(molecules, inner=self.inner)
+        return representation
 
     def properties(self, representation: Representation, generator: torch.Generator | None = None) -> Tensor:
         """Return the same as ``forward``, given the representation of the molecules.
 
         Args:
-            representation: output of the backbone.
+            representation: return value of ``represent``.
             generator: generator for the head's dropout; None: torch's own.
         """
         return self.from_vectors(self.vectors(representation), generator)
 
     def vectors(self, representation: Representation) -> Tensor:
-        """Return one vector per molecule, [B, D], whose channels have similar scales."""
+        """Return one vector per molecule, [B, V], whose channels have similar scales after ``initialise_head``."""
         vector_BD: Tensor = self.norm(pool(representation, self.pooling))
         return vector_BD
 

@@ -242,7 +242,7 @@ def predict_conformers(
 
     @torch.no_grad()
     def work(sample: LabelledSample) -> tuple[Tensor, Tensor, Tensor]:
-        vector_BD = model.vectors(model.backbone(to_device(sample.input, device)))
+        vector_BD = model.vectors(model.represent(to_device(sample.input, device)))
         kept_BD = vector_BD.cpu() if with_vectors else vector_BD[:0]
         return sample.row_B, scaling.restore(model.from_vectors(vector_BD).cpu()), kept_BD
 
@@ -299,7 +299,7 @@ def add_gradient(
     def loss_of(drawn: tuple[LabelledSample, torch.Generator | None]) -> tuple[Tensor, Tensor]:
         sample, generator = drawn
         shown = to_device(sample.input, device)
-        representation = model.backbone(shown)
+        representation = model.represent(shown)
         out_BW = model.properties(representation, generator)
         weight_BL, side_BL = rows_of(problem.weight_RL, sample.row_B), rows_of(problem.side_RL, sample.row_B)
         loss = problem.scaling.loss(out_BW, sample.label_BL, problem.loss, weight_BL, side_BL) / count

@@ -108,7 +108,7 @@ def plan_finetuning(config: FinetuneConfig, device: str) -> FinetunePlan:
     target = target_here(precision) if device == HERE else named_target(device, precision, "--plan, beside here")
     model, _, _ = identify_start(config)
     check_trained_layers(config.train.trained_layers, model.layers)
-    config = replace(config.with_counts, hydrogens=sees_hydrogens(config))
+    config = replace(config.with_choices, hydrogens=sees_hydrogens(config))
     rows = load_rows(config, geometry=False)
     splits = split_labelled(config, rows)
     reader = RowReader(

@@ -72,7 +72,7 @@ def count_trained(config: FinetuneConfig, model: ModelConfig, num_outputs: int) 
     """
     with torch.device("meta"):
         built = PropertyModel(
-            model, num_outputs, config.pooling, config.train.dropout, config.train.head_of(config.head)
+            model, num_outputs, config.molecule_pooling, config.train.dropout, config.train.head_of(config.head)
         )
         backbone = sum(parameter.numel() for parameter in built.backbone.parameters())
         head = sum(parameter.numel() for parameter in built.parameters()) - backbone

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression, Ridge
+from scipy.linalg import cho_factor, cho_solve
+from sklearn.linear_model import LogisticRegression
 
 from unimol_scale.downstream.metric import Metric
 from unimol_scale.downstream.metrics import score
@@ -41,7 +42,7 @@ class LinearPath:
 def fit_ridge(
     train_ND: Float64, label_N: Float64, penalties: Sequence[float], weight_N: Float64 | None = None
 ) -> LinearPath:
-    """Fit ridge regressions, whose bias is not penalised.
+    """Fit ridge regressions, whose bias is not penalised. They equal those of scikit-learn.
 
     Args:
         train_ND: vectors, whose channels should have about the same scale.
@@ -50,11 +51,26 @@ def fit_ridge(
         weight_N: weights of the rows; None: equal weights.
     """
     train_ND, label_N, weight_N = _known(train_ND, label_N, weight_N)
-    models = [Ridge(alpha=penalty).fit(train_ND, label_N, sample_weight=weight_N) for penalty in penalties]
-    return LinearPath(
-        weight_PKD=np.stack([model.coef_ for model in models])[:, None],
-        bias_PK=np.array([[model.intercept_] for model in models]),
-    )
+    mean_D, mean = np.average(train_ND, axis=0, weights=weight_N), np.average(label_N, weights=weight_N)
+    centred_ND, centred_N = train_ND - mean_D, label_N - mean
+    if weight_N is not None:
+        centred_ND, centred_N = centred_ND * np.sqrt(weight_N)[:, None], centred_N * np.sqrt(weight_N)
+    # All penalties share the products of the rows, or of the channels, whichever are fewer.
+    by_rows = len(centred_ND) < centred_ND.shape[1]
+    products = centred_ND @ centred_ND.T if by_rows else centred_ND.T @ centred_ND
+    right = centred_N if by_rows else centred_ND.T @ centred_N
+    weight_PD = np.stack([_solved(products, penalty, right) for penalty in penalties])
+    if by_rows:
+        weight_PD = weight_PD @ centred_ND
+    return LinearPath(weight_PKD=weight_PD[:, None], bias_PK=(mean - weight_PD @ mean_D)[:, None])
+
+
+def _solved(products: Float64, penalty: float, right: Float64) -> Float64:
+    """Return x of (products + penalty·1) x = right."""
+    system = products.copy()
+    system[np.diag_indices_from(system)] += penalty
+    x: Float64 = cho_solve(cho_factor(system, overwrite_a=True), right)
+    return x
 
 
 def fit_logistic(

@@ -1,9 +1,9 @@
 """The search space: ranges around the given settings, which always belong to it."""
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from unimol_scale.downstream.config import FinetuneConfig
+from unimol_scale.downstream.config import FinetuneConfig, Pooling
 from unimol_scale.downstream.finetuning.tuning.trials import TunedSettings
 from unimol_scale.downstream.tune_settings import Tunable
 
@@ -19,8 +19,9 @@ class SearchSpace:
     """The values that a search can try.
 
     learning_rate: 1e-5 to 1e-3, and epochs: a quarter to twice the given number, both on a logarithmic scale; dropout:
-    0 to 0.5; pooling: both kinds; layer_decay: 0.7 to 1; trained_layers: all, half or a quarter of the layers. Settings
-    of the layers are not searched for a probe; for a linear probe, pooling is the only one.
+    0 to 0.5; pooling: mean and virtual_node, for a probe also layers; layer_decay: 0.7 to 1; trained_layers: all, half
+    or a quarter of the layers. Settings of the layers are not searched for a probe; for a linear probe, pooling is the
+    only one.
 
     Attributes:
         config: the settings as given.
@@ -36,6 +37,13 @@ class SearchSpace:
         parts = [-(-self.layers // share) for share in (2, 4)]
         few = [count for count in parts if count < self.layers]
         return tuple(dict.fromkeys((self.config.train.trained_layers, None, *few)))
+
+    @property
+    def poolings(self) -> tuple[Pooling, ...]:
+        """Poolings to try. ``layers`` is meant for frozen vectors; otherwise it is tried if it was given."""
+        known: tuple[Pooling, ...] = get_args(Pooling)
+        wanted = self.config.train.probe is not None or self.config.molecule_pooling == "layers"
+        return tuple(pooling for pooling in known if wanted or pooling != "layers")
 
     @property
     def searched(self) -> tuple[Tunable, ...]:
@@ -68,7 +76,7 @@ class SearchSpace:
             elif name == "dropout":
                 suggested[name] = trial.suggest_float(name, 0.0, max(_MOST_DROPOUT, given.dropout))
             elif name == "pooling":
-                suggested[name] = trial.suggest_categorical(name, ("mean", "virtual_node"))
+                suggested[name] = trial.suggest_categorical(name, self.poolings)
             elif name == "layer_decay":
                 suggested[name] = trial.suggest_float(name, min(_LEAST_DECAY, decay), 1.0)
             else:

@@ -40,7 +40,7 @@ class TunedSettings:
             learning_rate=train.learning_rate,
             epochs=train.epochs,
             dropout=train.dropout,
-            pooling=config.pooling,
+            pooling=config.molecule_pooling,
             layer_decay=train.layer_decay,
             trained_layers=train.trained_layers,
         )

@@ -41,7 +41,7 @@ def test_what_is_at_padding_does_not_reach_the_mean():
     assert pool(seen, "mean").tolist() == [[1.0]]
 
 
-@pytest.mark.parametrize("pooling", ["mean", "virtual_node"])
+@pytest.mark.parametrize("pooling", ["mean", "virtual_node", "layers"])
 def test_a_molecule_is_worth_the_same_in_every_company(samples, pooling):
     torch.manual_seed(0)
     fitted = model(num_targets=3, pooling=pooling).eval()

@@ -207,7 +207,15 @@ def test_no_target_chooses_the_epoch_by_the_size_of_its_unit(molecules):
 
 
 @pytest.mark.parametrize(
-    ("pooling", "head"), [("mean", "mlp"), ("virtual_node", "mlp"), ("mean", "linear"), ("virtual_node", "dense-tanh")]
+    ("pooling", "head"),
+    [
+        ("mean", "mlp"),
+        ("virtual_node", "mlp"),
+        ("mean", "linear"),
+        ("layers", "mlp"),
+        ("layers", "linear"),
+        ("virtual_node", "dense-tanh"),
+    ],
 )
 def test_a_regression_is_overfitted(molecules, pooling, head):
     # In the units of an energy far from zero.
@@ -358,7 +366,7 @@ def test_full_memory_is_an_error_that_names_the_setting(molecules, monkeypatch):
     chosen = problem(molecules, CARBON[:, None], "regression", "rmse")
     fitted = seeded_model()
 
-    def full(*args):
+    def full(*args, **options):
         raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 
     monkeypatch.setattr(fitted.backbone, "forward", full)

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 
 from tests.helpers.tiny_finetuning import AROMATIC, MOLECULES, fitting, write_table
 from unimol_scale.checkpoints.weights import load_pretrained
@@ -16,6 +16,7 @@ from unimol_scale.downstream.finetuning.probe.linear_models import (
     RIDGE_PENALTIES,
     choose,
     fit_logistic,
+    fit_ridge,
 )
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import ConfigError
@@ -65,6 +66,30 @@ def test_vectors_are_computed_once_whatever_is_learnt_from_them(settings, place,
     assert len(passes) == 1
     finetune(settings(train=probing("linear"), pooling="virtual_node", output=tmp_path / "node", **common))
     assert len(passes) == 2
+
+
+@pytest.mark.parametrize("channels", [5, 80])  # fewer channels than rows, and more
+@pytest.mark.parametrize("weighted", [False, True])
+def test_ridge_regressions_are_those_of_scikit_learn(channels, weighted):
+    random = np.random.default_rng(0)
+    vector_ND, label_N = random.normal(size=(40, channels)), random.normal(size=40)
+    label_N[[3, 7]] = np.nan
+    weight_N = random.uniform(0.1, 3.0, size=40) if weighted else None
+    path = fit_ridge(vector_ND, label_N, (10.0, 0.1), weight_N)
+    known_N = ~np.isnan(label_N)
+    for penalty, found_N1 in zip((10.0, 0.1), path.outputs(vector_ND), strict=True):
+        model = Ridge(alpha=penalty)
+        model.fit(vector_ND[known_N], label_N[known_N], None if weight_N is None else weight_N[known_N])
+        np.testing.assert_allclose(found_N1[:, 0], model.predict(vector_ND), atol=1e-9)
+
+
+def test_a_probe_sees_every_layer_unless_told_otherwise(settings, tmp_path):
+    for kind in ("linear", "mlp"):
+        finetune(settings(train=probing(kind), inputs="2d", seeds=1, output=tmp_path / kind))
+        assert read_config(tmp_path / kind).pooling == "layers"
+    finetune(settings(train=probing("linear"), pooling="mean", inputs="2d", seeds=1, output=tmp_path / "mean"))
+    assert read_config(tmp_path / "mean").pooling == "mean"
+    assert settings(train=fitting()).with_choices.pooling == "mean"
 
 
 def test_a_softmax_gives_a_class_without_a_row_no_chance():

@@ -102,6 +102,8 @@ def test_only_what_was_asked_for_is_searched_and_what_cannot_be_is_refused(searc
         assert dataclasses.replace(trial.settings, dropout=given.dropout, epochs=given.epochs) == given
     probe = SearchSpace(config=settings(train=fitting(probe="mlp"), tune=2), layers=8)
     assert set(probe.searched) == {"learning_rate", "epochs", "dropout", "pooling"}
+    assert probe.poolings == ("mean", "virtual_node", "layers")
+    assert few.space.poolings == ("mean", "virtual_node")  # as before, so that a search of an earlier version goes on
     with pytest.raises(ConfigError, match="pooling is the only setting of a linear probe to search"):
         settings(train=fitting(probe="linear"), seeds=1, tune=2, tune_over=("dropout",))
     with pytest.raises(ConfigError, match="tune_folds must be at least 2"):
