@@ -6,6 +6,7 @@
 Models are runs or checkpoints of runs. Each one's vectors of molecules are taken as they are, and a ridge regression of
 them is fitted to the gap of QM9 and to the lipophilicity of MoleculeNet: on training molecules, its penalty chosen on
 validation molecules, its error that of the test. No two parts share a scaffold; each seed deals the scaffolds anew.
+--pooling says how atoms become the vector of a molecule.
 
 Models named after --fine-tune are fine-tuned as well, each on one scaffold split with --fine-tuning-seeds seeds, at the
 learning rate that is better on its validation molecules. Their rows have a task of their own, such as "QM9 gap,
@@ -23,6 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import get_args
 
 # As every command has it, and before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -30,7 +32,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.common import module_parser
@@ -41,17 +42,18 @@ from unimol_scale.common.machine.memory import keep_freed_memory
 from unimol_scale.common.run_files import CHECKPOINTS
 from unimol_scale.common.summary_file import read_summary
 from unimol_scale.common.text.json_files import hash_json
-from unimol_scale.downstream.config import FinetuneConfig, FinetuneTrainConfig
+from unimol_scale.downstream.config import FinetuneConfig, FinetuneTrainConfig, Pooling
 from unimol_scale.downstream.data.splits import split_rows
 from unimol_scale.downstream.embedding.representations import RepresentationConfig, represent_all
 from unimol_scale.downstream.finetuning.finetune import finetune
 from unimol_scale.downstream.finetuning.labelled_rows import Rows, load_rows
+from unimol_scale.downstream.finetuning.probe.linear_models import fit_ridge
 from unimol_scale.errors import ConfigError, UnimolScaleError
 from unimol_scale.store.schema import Float32, Float64, Int64
 
 COMMAND = "python -m benchmarks.downstream.loss_to_task"
 
-ALPHAS = np.logspace(-3, 6, 19)  # penalties, of vectors whose entries have a standard deviation of 1
+PENALTIES = tuple(np.logspace(-3, 6, 19).tolist())  # for vectors whose entries have a standard deviation of 1
 FINE_TUNING_RATES = (5e-4, 2e-3)  # small models want the larger one
 FINE_TUNING_EPOCHS = 5
 COLUMNS = ("run", "checkpoint", "loss", "task", "metric", "value", "seed")
@@ -114,11 +116,12 @@ def model_at(path: Path) -> PretrainedModel:
     return PretrainedModel(path=path, run=run.resolve().name, step=checkpoint.step, loss=float(known), sha256=sha256)
 
 
-def vectors_of(model: PretrainedModel, rows: Rows, position_R: Int64, device: str) -> Float32:
-    """Return the mean over its atoms of each molecule, float32 [R, D], shown as in pretraining."""
+def vectors_of(model: PretrainedModel, rows: Rows, position_R: Int64, options: argparse.Namespace) -> Float32:
+    """Return the vectors of molecules, float32 [R, D], which are shown as in pretraining."""
     loaded = load_pretrained(model.path).eval()
-    backbone = loaded.backbone.to(pick_device(device))
-    return np.stack(represent_all(backbone, rows.molecules.split, position_R, RepresentationConfig(), seen=loaded.seen))
+    backbone = loaded.backbone.to(pick_device(options.device))
+    config = RepresentationConfig(pooling=options.pooling)
+    return np.stack(represent_all(backbone, rows.molecules.split, position_R, config, seen=loaded.seen))
 
 
 def ridge_error(task: Task, vector_RD: Float32, label_R: Float64, parts: Sequence[Int64]) -> float:
@@ -135,12 +138,17 @@ def ridge_error(task: Task, vector_RD: Float32, label_R: Float64, parts: Sequenc
     scaled_RD = scaler.transform(vector_RD).astype(np.float64)
     centre, spread = label_R[train].mean(), label_R[train].std()
 
-    def error(model: Ridge, part: Int64) -> float:
-        difference = model.predict(scaled_RD[part]) * spread + centre - label_R[part]
-        return float(np.abs(difference).mean() if task.metric == "mae" else np.sqrt((difference**2).mean()))
+    fitted = fit_ridge(scaled_RD[train], (label_R[train] - centre) / spread, PENALTIES)
 
-    fitted = [Ridge(alpha=alpha).fit(scaled_RD[train], (label_R[train] - centre) / spread) for alpha in ALPHAS]
-    return error(min(fitted, key=lambda model: error(model, valid)), test)
+    def errors(part: Int64) -> Float64:
+        """Return the error with each penalty."""
+        difference_PR = fitted.outputs(scaled_RD[part])[..., 0] * spread + centre - label_R[part]
+        errors_P: Float64 = (
+            np.abs(difference_PR).mean(1) if task.metric == "mae" else np.sqrt((difference_PR**2).mean(1))
+        )
+        return errors_P
+
+    return float(errors(test)[errors(valid).argmin()])
 
 
 def load_task(task: Task, path: Path, options: argparse.Namespace) -> tuple[Rows, Int64]:
@@ -165,7 +173,7 @@ def load_task(task: Task, path: Path, options: argparse.Namespace) -> tuple[Rows
 def measure(model: PretrainedModel, task: Task, load: Load, options: argparse.Namespace) -> list[Row]:
     """Return one row of the table for each split of the ridge regression."""
     rows, usable = load()
-    vector_RD = vectors_of(model, rows, rows.molecules.position_M[usable], options.device)
+    vector_RD = vectors_of(model, rows, rows.molecules.position_M[usable], options)
     label_R = rows.labels_ML[usable, 0]
     scaffolds = [rows.molecules.scaffold_smiles[row] for row in usable.tolist()]
     table: list[Row] = []
@@ -271,9 +279,10 @@ def run(options: argparse.Namespace) -> None:
     for task, path in tasks:
         load = cache(partial(load_task, task, path, options))  # only where something is to be measured
         rows_of = [str(path.resolve()), options.molecules]
+        vectors = [] if options.pooling == "mean" else [options.pooling]  # the mean was the first pooling
         for model in models:
             probe = partial(measure, model, task, load, options)
-            table += kept_rows(model, task, [*rows_of, options.seeds], probe, options.work)
+            table += kept_rows(model, task, [*rows_of, options.seeds, *vectors], probe, options.work)
         for model in tuned:
             fine_tuned = partial(measure_fine_tuned, model, task, path, load, options)
             table += kept_rows(
@@ -290,6 +299,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="a run, or a checkpoint of one")
     parser.add_argument("--qm9", type=Path, metavar="STORE", help="of configs/build/qm9.yaml")
     parser.add_argument("--lipophilicity", type=Path, metavar="FILE", help="Lipophilicity.csv of MoleculeNet")
+    parser.add_argument(
+        "--pooling", choices=get_args(Pooling), default="mean", help="of the vectors (default: %(default)s)"
+    )
     parser.add_argument("--seeds", type=int, default=5, help="splits (default: %(default)s)")
     parser.add_argument(
         "--fine-tune", type=Path, nargs="+", default=[], metavar="MODEL", help="models that are fine-tuned as well"

@@ -58,13 +58,14 @@ def test_everything_is_on_the_same_rows_and_folds_with_all_and_half_of_the_label
     assert command("--fraction", 1, 0.5, "--part", "baselines") == 0
     report = tmp_path / "out" / "folds.md"
     report.parent.mkdir()
-    whole = ("--fraction", 1, 0.5, "--external", f"tool={tmp_path / 'tool'}", "--output", report)
+    poolings = ("--pooling", "mean", "layers")
+    whole = ("--fraction", 1, 0.5, *poolings, "--external", f"tool={tmp_path / 'tool'}", "--output", report)
     assert command(*whole) == 0
     sets = json.loads((tmp_path / "out" / "folds" / "results.json").read_text())["sets"]
     names = ["denoise", "student", "scratch (denoise)", "scratch (student)"]
-    probes = [f"probe of {name}" for name in names]
+    probes = [f"probe of {name}{pooling}" for pooling in ("", ", layers") for name in names]
     for one in sets:
-        assert list(one["fold_scores"])[:10] == [*names, "best fingerprint baseline", "tool", *probes]
+        assert list(one["fold_scores"])[:14] == [*names, "best fingerprint baseline", "tool", *probes]
         assert one["fold_scores"]["tool"] == [0.0, 0.0]
         assert set(one["to_scratch"]) == {"denoise", "student"}
         assert set(one["to_fine_tuned"]) == set(probes)
@@ -77,6 +78,7 @@ def test_everything_is_on_the_same_rows_and_folds_with_all_and_half_of_the_label
     text = report.read_text()
     assert "## Label efficiency" in text
     assert "## Frozen models" in text
+    assert "| scratch (denoise), layers |" in text
 
     monkeypatch.setattr(run_folds, "fit_probe", None)
     monkeypatch.setattr(run_folds, "fit_fold_baselines", None)
