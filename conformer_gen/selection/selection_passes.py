@@ -9,6 +9,7 @@ dealt into buckets by a hash so that only one bucket is in memory at a time; a `
     ranked/ + cuts  → by chunk    → the parts of the selection
 """
 
+import collections
 import dataclasses
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +24,7 @@ import pyarrow.parquet as pq
 from conformer_gen.config import BuildConfig
 from conformer_gen.selection.conflicts import Conflicts, find_conflicts
 from conformer_gen.selection.hashes import HASHES, first_rows, read_hashes
-from conformer_gen.selection.pieces import CURATED, done_pieces, groups
+from conformer_gen.selection.pieces import CHUNKS_PER_GROUP, CURATED, done_pieces, groups
 from conformer_gen.selection.sampling import (
     BITS_OF_A_ROUND,
     EVERYTHING,
@@ -297,15 +298,15 @@ class Passes:
 
     def _write(self, runner: SliceRunner, sample: Cut, split: ValidationGroups) -> tuple[int, int]:
         """Write the parts; return their number of rows, and how many of these are for validation."""
-        chunks_per_part = max(1, self.bucket_rows // self.config.task_size)
-        seed = self.config.seed
+        seed, numbers, part_of = self.config.seed, *self._parts()
 
         def read(path: str) -> pa.Table:
             table = self._sampled(path, sample)
             names, sizes = self._groups(table)
             valid = (sizes <= split.largest) & split.cut.chosen(mix(names, seed, SPLIT_STREAM), names)
             table = table.select(["chunk", "position"]).append_column("valid", pa.array(valid))
-            return table.append_column(BUCKET, pa.array(table["chunk"].to_numpy() // chunks_per_part))
+            at = np.searchsorted(numbers, table["chunk"].to_numpy() // CHUNKS_PER_GROUP)
+            return table.append_column(BUCKET, pa.array(part_of[at]))
 
         def reduce(table: pa.Table) -> pa.Table:
             commit_part(self.work, table[BUCKET][0].as_py(), table)
@@ -314,6 +315,14 @@ class Passes:
         buckets = self.num_buckets(self.num_rows())
         counts = list(runner.shuffle(read, self._files(RANKED), reduce, buckets))
         return _total(counts, "rows"), _total(counts, "valid")
+
+    def _parts(self) -> tuple[Int64, Int64]:
+        """Return the directories of curated pieces, ascending, and the part to which the rows of each belong."""
+        rows = collections.Counter[int]()
+        for piece in done_pieces(self.work, CURATED):
+            rows[piece.group] += piece.last - piece.first
+        sizes = np.fromiter(rows.values(), np.int64, len(rows))
+        return np.fromiter(rows, np.int64, len(rows)), (np.cumsum(sizes) - sizes) // self.bucket_rows
 
     def _spread(self, runner: SliceRunner, items: Callable[[str], Items]) -> "Spread":
         return Spread(runner=runner, files=self._files(RANKED), items=items)
