@@ -43,7 +43,10 @@ class LmdbPages:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: IO[bytes] = path.open("rb")
+        try:
+            self._file: IO[bytes] = path.open("rb")
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read: {error.strerror}") from error
         try:
             self._size = path.stat().st_size
             self._page_size = 0
