@@ -24,7 +24,7 @@ from unimol_scale.errors import StoreError
 
 ON_RAY = Path(__file__).parents[1] / "helpers" / "build_on_ray.py"
 TASK_SIZE = 4
-UNIT_BYTES = 2000
+UNIT_BYTES = 4000
 
 
 def smiles_of(kind: str) -> list[str]:
