@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from conformer_gen.config import BuildConfig
-from conformer_gen.run.jobs import Job, ShowProgress, StageWork, UnorderedMap
-from conformer_gen.run.reading import Chunk, read_here
+from conformer_gen.run.jobs import Chunk, Job, ShowProgress, StageWork, UnorderedMap, read_here
 from conformer_gen.selection.selected_rows import Selection, read_selection
 from conformer_gen.selection.selection_passes import InProcess, Passes
 from conformer_gen.sources.units import Unit

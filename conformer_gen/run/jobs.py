@@ -1,4 +1,4 @@
-"""The jobs of a build: which pieces remain, with which rows, and the interface of what runs them. Imports no Ray.
+"""The rows of a build in chunks, the jobs on them that remain, and the interface of what runs them. Imports no Ray.
 
 A piece is done once its file has its final name, so a killed build continues with the missing pieces. Chunks, piece
 names and the selection come as streams, so memory does not grow with them.
@@ -13,7 +13,6 @@ from typing import Protocol, TypeVar
 
 from conformer_gen.config import BuildConfig
 from conformer_gen.report.progress_samples import SampleLog
-from conformer_gen.run.reading import Chunk, Rows
 from conformer_gen.run.watchdog import Starting
 from conformer_gen.selection.pieces import (
     CHUNKS_PER_GROUP,
@@ -35,6 +34,46 @@ from unimol_scale.common.progress import StageProgress
 
 J = TypeVar("J")
 R = TypeVar("R")
+Rows = Callable[[], Sequence[SourceMolecule]]  # returns the rows of a chunk in any process of the build
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """Some rows of a unit, one after another.
+
+    Attributes:
+        unit: that they belong to.
+        place: number of the chunk in its unit.
+        size: number of rows.
+        rows: returns them.
+    """
+
+    unit: Unit
+    place: int
+    size: int
+    rows: Rows
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldRows:
+    """Rows in memory."""
+
+    held: tuple[SourceMolecule, ...]
+
+    def __call__(self) -> tuple[SourceMolecule, ...]:
+        """Return them."""
+        return self.held
+
+
+def read_here(units: Iterable[Unit], size: int) -> Iterator[Chunk]:
+    """Yield the chunks of all units, in order, read in this process."""
+    for unit in units:
+        rows = unit.read()
+        for place in itertools.count():
+            held = tuple(itertools.islice(rows, size))
+            if not held:
+                break
+            yield Chunk(unit=unit, place=place, size=len(held), rows=HeldRows(held))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

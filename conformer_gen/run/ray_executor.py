@@ -20,10 +20,9 @@ import unimol_scale.config as strict
 from conformer_gen import config as build_config
 from conformer_gen.config import BuildConfig
 from conformer_gen.report.progress_samples import SampledProgress
-from conformer_gen.run.jobs import Job, ShowProgress, StageWork, UnorderedMap
+from conformer_gen.run.jobs import Chunk, Job, ShowProgress, StageWork, UnorderedMap
 from conformer_gen.run.ray_reading import read_on_ray
 from conformer_gen.run.ray_tasks import Stage, run_all, run_light_watched, run_watched
-from conformer_gen.run.reading import Chunk
 from conformer_gen.selection.jobs_selection import JOB_MEMORY_BYTES, select
 from conformer_gen.selection.pieces import CURATED
 from conformer_gen.selection.selected_rows import Selection

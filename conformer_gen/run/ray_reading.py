@@ -17,8 +17,8 @@ import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from conformer_gen.run.jobs import Chunk, read_here
 from conformer_gen.run.ray_tasks import POLL_S, raise_cause
-from conformer_gen.run.reading import Chunk, read_here
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.units import Unit
 from unimol_scale.errors import SourceError

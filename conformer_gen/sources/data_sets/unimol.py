@@ -9,7 +9,7 @@ from conformer_gen.sources.file_range import WHOLE, FileRange, even_ranges
 from conformer_gen.sources.molecule import Geometry, SourceMolecule
 from conformer_gen.sources.source import Source, SourceSettings
 from unimol_scale.errors import SourceError, StoreError, nearest
-from unimol_scale.store.official_lmdb import DamagedRecord, OfficialRecord, count_official, read_official
+from unimol_scale.store.lmdb_files.official_lmdb import DamagedRecord, OfficialRecord, count_official, read_official
 from unimol_scale.store.schema import ConformerOrigin, Float32
 
 # Uni-Mol adds RDKit's 2D depiction to a molecule's conformers, and uses only the depiction if it could make none.

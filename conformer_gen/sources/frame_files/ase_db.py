@@ -28,7 +28,7 @@ from conformer_gen.sources.inputs.file_names import stem
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.source import Source, SourceSettings
 from unimol_scale.errors import SourceError, StoreError
-from unimol_scale.store.lmdb_pages import LmdbPages, Place
+from unimol_scale.store.lmdb_files.lmdb_pages import LmdbPages, Place
 
 SQLITE_MAGIC = b"SQLite format 3\0"
 MOST_BYTES = 16 << 20  # of one row, unpacked: 3,000 atoms with forces take half a megabyte

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from unimol_scale.errors import StoreError
-from unimol_scale.store.lmdb_pages import LmdbPages
+from unimol_scale.store.lmdb_files.lmdb_pages import LmdbPages
 
 MOST = 1 << 20
 

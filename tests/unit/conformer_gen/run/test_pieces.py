@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from conformer_gen.config import BuildConfig
 from conformer_gen.run import driver, workspace
 from conformer_gen.run.assemble import plan_shards
-from conformer_gen.run.jobs import Job, bisect, missing_jobs
-from conformer_gen.run.reading import HeldRows
+from conformer_gen.run.jobs import HeldRows, Job, bisect, missing_jobs
 from conformer_gen.run.watchdog import Watchdog, read_hint
 from conformer_gen.selection.pieces import CONFORMERS, Piece, beside, done_pieces
 from conformer_gen.selection.replacements import Replacement

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import ray
 
+from conformer_gen.run.jobs import Chunk
 from conformer_gen.run.ray_reading import read_on_ray
-from conformer_gen.run.reading import Chunk
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.units import Unit
 from unimol_scale.errors import SourceError

@@ -16,7 +16,7 @@ import numpy as np
 
 from unimol_scale.errors import StoreError
 from unimol_scale.store import safe_pickle
-from unimol_scale.store.lmdb_pages import LmdbPages, Place
+from unimol_scale.store.lmdb_files.lmdb_pages import LmdbPages, Place
 from unimol_scale.store.schema import Float32
 
 MAX_ATOMS = 10_000
