@@ -17,6 +17,7 @@ import argparse
 import datetime
 import functools
 import json
+import logging
 import subprocess
 import tempfile
 import time
@@ -180,6 +181,7 @@ def read_on_readers(kind: str, path: Path, frames: int, readers: int) -> SeenOnR
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
         log_to_driver=False,
+        logging_level=logging.ERROR,
     )
     with tempfile.TemporaryDirectory() as folder:
         units = plan_units([config], None, SEED, size // (UNITS_OF_A_READER * readers))

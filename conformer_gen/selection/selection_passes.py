@@ -9,7 +9,6 @@ dealt into buckets by a hash so that only one bucket is in memory at a time; a `
     ranked/ + cuts  → by chunk    → the parts of the selection
 """
 
-import collections
 import dataclasses
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +23,7 @@ import pyarrow.parquet as pq
 from conformer_gen.config import BuildConfig
 from conformer_gen.selection.conflicts import Conflicts, find_conflicts
 from conformer_gen.selection.hashes import HASHES, first_rows, read_hashes
-from conformer_gen.selection.pieces import CHUNKS_PER_GROUP, CURATED, done_pieces, groups
+from conformer_gen.selection.pieces import CURATED, done_pieces, groups
 from conformer_gen.selection.sampling import (
     BITS_OF_A_ROUND,
     EVERYTHING,
@@ -298,15 +297,15 @@ class Passes:
 
     def _write(self, runner: SliceRunner, sample: Cut, split: ValidationGroups) -> tuple[int, int]:
         """Write the parts; return their number of rows, and how many of these are for validation."""
-        seed, numbers, part_of = self.config.seed, *self._parts()
+        seed, first_chunks = self.config.seed, self._parts()
 
         def read(path: str) -> pa.Table:
             table = self._sampled(path, sample)
             names, sizes = self._groups(table)
             valid = (sizes <= split.largest) & split.cut.chosen(mix(names, seed, SPLIT_STREAM), names)
             table = table.select(["chunk", "position"]).append_column("valid", pa.array(valid))
-            at = np.searchsorted(numbers, table["chunk"].to_numpy() // CHUNKS_PER_GROUP)
-            return table.append_column(BUCKET, pa.array(part_of[at]))
+            part = np.searchsorted(first_chunks, table["chunk"].to_numpy(), side="right") - 1
+            return table.append_column(BUCKET, pa.array(part.astype(np.int64)))
 
         def reduce(table: pa.Table) -> pa.Table:
             commit_part(self.work, table[BUCKET][0].as_py(), table)
@@ -316,13 +315,15 @@ class Passes:
         counts = list(runner.shuffle(read, self._files(RANKED), reduce, buckets))
         return _total(counts, "rows"), _total(counts, "valid")
 
-    def _parts(self) -> tuple[Int64, Int64]:
-        """Return the directories of curated pieces, ascending, and the part to which the rows of each belong."""
-        rows = collections.Counter[int]()
+    def _parts(self) -> Int64:
+        """Return the number of the first chunk of each part; every part but the last has ``bucket_rows`` or more."""
+        first, rows, last = list[int](), self.bucket_rows, -1
         for piece in done_pieces(self.work, CURATED):
-            rows[piece.group] += piece.last - piece.first
-        sizes = np.fromiter(rows.values(), np.int64, len(rows))
-        return np.fromiter(rows, np.int64, len(rows)), (np.cumsum(sizes) - sizes) // self.bucket_rows
+            if rows >= self.bucket_rows and piece.chunk != last:
+                first.append(piece.chunk)
+                rows = 0
+            rows, last = rows + piece.last - piece.first, piece.chunk
+        return np.array(first, np.int64)
 
     def _spread(self, runner: SliceRunner, items: Callable[[str], Items]) -> "Spread":
         return Spread(runner=runner, files=self._files(RANKED), items=items)

@@ -169,13 +169,13 @@ def _parts(
     """Yield the parts of each unit: ranges of a large file one by one, other files until they are large enough."""
     waiting, size = list[Part](), 0
     for path in paths:
+        prefix, ranges = prefixes.get(path, ""), [WHOLE]
         try:
             own = path.stat().st_size
+            if config.kind.ranges is not None and own > unit_bytes:
+                ranges = config.kind.ranges(path, config, min(MOST_RANGES, -(-own // unit_bytes)))
         except OSError as error:
             raise SourceError(f"{path} cannot be read: {error}") from error
-        prefix, ranges = prefixes.get(path, ""), [WHOLE]
-        if config.kind.ranges is not None and own > unit_bytes:
-            ranges = config.kind.ranges(path, config, min(MOST_RANGES, -(-own // unit_bytes)))
         if len(ranges) > 1:
             if waiting:
                 yield tuple(waiting)
