@@ -57,7 +57,7 @@ class StoredRows:
         return rows
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class _Reading:
     """A unit that is being read.
 
@@ -121,9 +121,11 @@ def read_on_ray(units: Iterator[Unit], size: int, most: int) -> Iterator[Chunk]:
                 raise_cause(error)
             except DEATHS as error:
                 ready.deaths += 1
+                idle.clear()  # they may be dead, too
                 if ready.deaths >= DEATHS_ALLOWED:
                     problem = f"reading {ready.unit.name} ended the process {ready.deaths} times ({error})"
-                    raise SourceError(f"{problem}; is the file damaged, or the machine short of memory?") from error
+                    remedy = "see whether the file is damaged or the machine short of memory, and run the same command"
+                    raise SourceError(f"{problem}; {remedy} again to resume") from error
                 begin(ready)
                 continue
             if number == size:

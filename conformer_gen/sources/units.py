@@ -25,6 +25,8 @@ from conformer_gen.sources.reader import chosen_rows, label_units, read_files
 from unimol_scale.common.plugins import is_reference
 from unimol_scale.errors import SourceError
 
+# Chunks of a build are numbered by its units, so an unfinished one needs the same when it is continued: plan.json holds
+# the size, and the number below must stay.
 UNIT_BYTES = 16 << 20  # of files, seconds of reading
 MOST_RANGES = 32  # of one file, since some readers look through its index for each
 
