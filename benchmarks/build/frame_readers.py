@@ -6,18 +6,24 @@ Files are generated: molecules of random atoms, some frames of each one after an
 frame counts as read when its elements, coordinates and energy are arrays and numbers in memory: for the builder's
 reader in a row of the source, checked, in the units of the store and joined with its molecule's other frames; for the
 library in what its loop yields. Each loop runs in a process of its own, half of it before the other and half after;
-rates are of its processor time. Memory is what is not a file's, after a tenth of the frames and at its largest. Writes
-benchmarks/results/frame_readers.md. Linux only (/proc).
+rates are of its processor time. Memory is what is not a file's, after a tenth of the frames and at its largest.
+
+Then the builder's readers read the same file on Ray, with ``--readers`` processes: in ranges, or where the format has
+none, as several files. Their processor time includes handing the rows over; the clock begins with the first rows and
+means something on an idle machine only. Writes benchmarks/results/frame_readers.md. Linux only (/proc).
 """
 
 import argparse
 import datetime
+import functools
 import json
+import logging
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +33,18 @@ from benchmarks.common import RESULTS, again, as_started, deliver, module_parser
 from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.frame_files.frames import SYMBOLS
 from conformer_gen.sources.frame_settings import FramesConfig
+from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import read_source
+from conformer_gen.sources.units import plan_units
 from unimol_scale.common.report.markdown import markdown_table
 
 COMMAND = "python -m benchmarks.build.frame_readers"
 FRAMES_OF_A_MOLECULE = {"xyz": 10, "hdf5": 20, "ase-db": 10}  # SPICE 2 has 18
 ELEMENTS = (1, 6, 7, 8)
 SEED = 0
+TASK_ROWS = 500
+UNITS_OF_A_READER = 4
+OBJECT_STORE_BYTES = 100 << 20
 LOOKS = 1000  # frames between two looks at the memory
 OURS, LIBRARY = "ours", "library"
 SUFFIX = {"xyz": ".xyz", "hdf5": ".hdf5", "ase-db": ".db"}
@@ -48,6 +59,16 @@ class Seen:
     seconds: float
     early_bytes: int
     peak_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenOnRay:
+    """What several readers did: frames, and seconds of their processor time; and frames and seconds by the clock."""
+
+    frames: int
+    seconds: float
+    later_frames: int
+    clock_s: float
 
 
 def molecules(kind: str, frames: int) -> Iterator[tuple[Any, Any, Any]]:
@@ -98,9 +119,14 @@ def write_ase_db(path: Path, frames: int) -> None:
                 database.write(atoms, name=f"m{at}")
 
 
+def source_of(kind: str, *paths: Path) -> SourceConfig:
+    """Return the files as a source."""
+    return SourceConfig(name=kind, input=tuple(map(str, paths)), frames=FramesConfig(origin="dft"))
+
+
 def read_ours(kind: str, path: Path) -> Iterator[int]:
     """Yield the frames of each row of the builder's reader."""
-    for row in read_source(SourceConfig(name=kind, input=(str(path),), frames=FramesConfig(origin="dft"))):
+    for row in read_source(source_of(kind, path)):
         assert row.geometry is not None, row.problem
         yield len(row.geometry.positions)
 
@@ -133,6 +159,46 @@ def read_ase_db_library(path: Path) -> Iterator[int]:
         yield 1
 
 
+def timed(read: Callable[[], Iterator[SourceMolecule]], notes: Path) -> Iterator[SourceMolecule]:
+    """Yield rows, and write down the processor time that this process used meanwhile."""
+    began = time.process_time()
+    yield from read()
+    (notes / uuid.uuid4().hex).write_text(str(time.process_time() - began))
+
+
+def read_on_readers(kind: str, path: Path, frames: int, readers: int) -> SeenOnRay:
+    """Read a file by several processes on a Ray of their own."""
+    import ray
+
+    from conformer_gen.run.ray_reading import read_on_ray
+
+    config, size = source_of(kind, path), path.stat().st_size
+    if config.kind.ranges is None:
+        config, frames = source_of(kind, *[path] * (UNITS_OF_A_READER * readers)), frames * UNITS_OF_A_READER * readers
+    ray.init(
+        address="local",
+        num_cpus=readers,
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        units = plan_units([config], None, SEED, size // (UNITS_OF_A_READER * readers))
+        watched = (replace(unit, read=functools.partial(timed, unit.read, Path(folder))) for unit in units)
+        counts, times = [], []
+        for chunk in read_on_ray(watched, TASK_ROWS, readers):
+            counts.append(chunk.size)
+            times.append(time.monotonic())
+        seconds = sum(float(note.read_text()) for note in Path(folder).iterdir())
+    ray.shutdown()
+    rows, each = sum(counts), FRAMES_OF_A_MOLECULE[kind]
+    assert rows * each == frames, (rows, each, frames)
+    return SeenOnRay(
+        frames=frames, seconds=seconds, later_frames=each * sum(counts[1:]), clock_s=max(times[-1] - times[0], 1e-9)
+    )
+
+
 WRITERS: dict[str, Callable[[Path, int], None]] = {"xyz": write_xyz, "hdf5": write_hdf5, "ase-db": write_ase_db}
 LIBRARIES: dict[str, Callable[[Path], Iterator[int]]] = {
     "xyz": read_xyz_library,
@@ -159,11 +225,12 @@ def _anonymous_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
 
 
-def _alone(who: str, kind: str, path: Path, frames: int) -> Seen:
-    """Run one loop in a fresh process."""
+def _alone(who: str | int, kind: str, path: Path, frames: int) -> dict[str, Any]:
+    """Run one loop, or a number of readers, in a fresh process; return the fields of what was seen."""
     command, environment = again(COMMAND, ["--only", json.dumps([who, kind, str(path), frames])])
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
-    return Seen(**json.loads(done.stdout.splitlines()[-1]))
+    seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return seen
 
 
 def table(results: dict[str, dict[str, list[Seen]]]) -> list[str]:
@@ -191,12 +258,36 @@ def table(results: dict[str, dict[str, list[Seen]]]) -> list[str]:
     return markdown_table(header, rows)
 
 
+def table_on_ray(results: dict[str, dict[str, list[Seen]]], on_ray: dict[str, dict[int, SeenOnRay]]) -> list[str]:
+    """Return the Markdown table of several readers: kind of file → number of readers → what was seen."""
+    rows = []
+    for kind, seen in on_ray.items():
+        loops = results[kind][LIBRARY]
+        library = sum(one.frames for one in loops) / sum(one.seconds for one in loops)
+        for readers, one in seen.items():
+            rate, clock = one.frames / one.seconds, one.later_frames / one.clock_s
+            ratio = f"**{rate / library:.2f}**"
+            counts = f"{readers}", f"{one.frames:,}", f"{rate:,.0f}"
+            rows.append((f"`{kind}`", *counts, ratio, f"{clock:,.0f}", f"{clock / library / readers:.2f}"))
+    header = (
+        "source",
+        "readers",
+        "frames",
+        "frames a second of a reader's processor",
+        "to the library's",
+        "frames/s by the clock",
+        "to the library's × readers",
+    )
+    return markdown_table(header, rows)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = module_parser(COMMAND, __doc__ or "")
     parser.add_argument(
         "--frames", nargs="+", metavar="SOURCE=NUMBER", default=["xyz=1000000", "hdf5=1000000", "ase-db=100000"]
     )
+    parser.add_argument("--readers", nargs="*", type=int, default=[1, 2], help="processes that read on Ray")
     parser.add_argument("--directory", type=Path, help="directory for the files (default: a temporary one)")
     parser.add_argument("--output", type=Path, default=RESULTS / "frame_readers.md")
     parser.add_argument("--only", help=argparse.SUPPRESS)  # one loop, in a process of its own
@@ -208,10 +299,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = build_parser().parse_args(arguments)
     if options.only is not None:
         who, kind, place, frames = json.loads(options.only)
+        if isinstance(who, int):
+            print(json.dumps(asdict(read_on_readers(kind, Path(place), frames, who))))
+            return
         rows = read_ours(kind, Path(place)) if who == OURS else LIBRARIES[kind](Path(place))
         print(json.dumps(asdict(watch(rows, frames))))
         return
-    results = {}
+    results, on_ray = {}, {}
     with tempfile.TemporaryDirectory(dir=options.directory) as folder:
         for text in options.frames:
             kind, _, number = text.partition("=")
@@ -219,8 +313,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             WRITERS[kind](path, int(number))
             seen: dict[str, list[Seen]] = {OURS: [], LIBRARY: []}
             for who in (OURS, LIBRARY, LIBRARY, OURS):
-                seen[who].append(_alone(who, kind, path, int(number)))
+                seen[who].append(Seen(**_alone(who, kind, path, int(number))))
             results[kind] = seen
+            on_ray[kind] = {
+                readers: SeenOnRay(**_alone(readers, kind, path, int(number))) for readers in options.readers
+            }
             path.unlink()
     head = [
         "# Readers of frames",
@@ -230,7 +327,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"- molecules of 10 to 25 atoms; frames of each one after another: {FRAMES_OF_A_MOLECULE}; processor time",
         "",
     ]
-    deliver("\n".join([*head, *table(results), ""]), options.output)
+    tables = [*table(results), "", *(table_on_ray(results, on_ray) if options.readers else [])]
+    deliver("\n".join([*head, *tables, ""]), options.output)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,9 @@ number of workers or their order, or on how often the build was killed. Ray is i
 import contextlib
 import dataclasses
 import functools
-import itertools
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from conformer_gen.chemistry import nvmolkit_engine
@@ -27,8 +26,7 @@ from conformer_gen.run.worker import ConformerGenerator, ConformerJob
 from conformer_gen.selection.exclusions import NO_EXCLUSIONS, Exclusions, read_exclusions
 from conformer_gen.selection.pieces import CONFORMERS, CURATED
 from conformer_gen.selection.selected_rows import Selection, read_selection
-from conformer_gen.sources.joint import read_sources
-from conformer_gen.sources.molecule import SourceMolecule
+from conformer_gen.sources.units import Unit, peek, plan_units
 from unimol_scale.common.machine.system_limits import explain
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.errors import StoreError
@@ -111,9 +109,12 @@ def _build(
         config=config.conformers, seed=config.seed, layout=workspace.layout_of(plan), generator=generator
     )
     with workspace.locked(output):
-        num_rows, sources = _rows(config, work)
+        unit_bytes = workspace.unit_bytes_of(output)
+        num_rows, units = _units(config, work, unit_bytes)
         with contextlib.nullcontext(executor) if executor else _executor(config, num_rows, generator) as running:
-            selection, molecules = _run_stages(config, work.absolute(), job, sources, exclusions, running)
+            selection, molecules = _run_stages(
+                config, work.absolute(), job, units, exclusions, running, by_unit=unit_bytes is not None
+            )
             manifest = assemble.assemble(output, config, plan, selection, running)
             if with_report:
                 store = _unfinished_store(config, manifest)
@@ -124,16 +125,12 @@ def _build(
     return BuildResult(store=open_store(output), seconds=time.monotonic() - began, molecules=molecules)
 
 
-def _rows(config: BuildConfig, work: Path) -> tuple[int, list[Iterable[SourceMolecule]]]:
-    """Return the rows of each source and their total number, or a lower bound where there are many."""
+def _units(config: BuildConfig, work: Path, unit_bytes: int | None) -> tuple[int, Iterator[Unit]]:
+    """Return the number of rows, or a lower bound where there are many, and the units that have them."""
     if (selection := read_selection(work)) is not None:
-        return selection.num_read, []
-    num_rows, sources = 0, list[Iterable[SourceMolecule]]()
-    for rows in read_sources(config.each_source, work / DOWNLOADS, config.seed):
-        first = list(itertools.islice(rows, child_executor.FEW_CONFORMERS + 1 - num_rows))
-        num_rows += len(first)
-        sources.append(itertools.chain(first, rows))
-    return num_rows, sources
+        return selection.num_read, iter(())
+    units = plan_units(config.each_source, work / DOWNLOADS, config.seed, unit_bytes)
+    return peek(units, child_executor.FEW_CONFORMERS + 1)
 
 
 @contextlib.contextmanager
@@ -152,9 +149,11 @@ def _run_stages(
     config: BuildConfig,
     work: Path,
     job: ConformerJob,
-    sources: Sequence[Iterable[SourceMolecule]],
+    units: Iterator[Unit],
     exclusions: Exclusions,
     executor: Executor,
+    *,
+    by_unit: bool,
 ) -> tuple[Selection, int]:
     """Curate, select and make conformers, skipping what is already done.
 
@@ -162,9 +161,10 @@ def _run_stages(
         config: configuration of the build.
         work: its work directory, as an absolute path that every process running a job can see.
         job: how to make conformers.
-        sources: rows of each source; not read if the selection is already done.
+        units: of all sources; not read if the selection is already done.
         exclusions: molecules that must not enter.
         executor: runs the jobs.
+        by_unit: whether chunks are numbered by their unit.
 
     Returns:
         The selection, and the number of molecules whose conformers this run made.
@@ -178,7 +178,8 @@ def _run_stages(
         # Otherwise every row is curated already, and the source need not be read again.
         if read_selection(work) is None:
             with executor.show(CURATING, None, log) as progress:
-                jobs = curate_jobs(config, work, sources, progress.skip)
+                chunks = executor.read(units)
+                jobs = curate_jobs(work, chunks, progress.skip, len(config.each_source), by_unit=by_unit)
                 executor.run_stage(_curation(config, work, exclusions), jobs, work, progress)
         selection = executor.select(work)
         assemble.require_molecules(config, selection, work.parent, executor.run_all)

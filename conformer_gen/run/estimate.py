@@ -8,7 +8,6 @@ from conformer_gen.chemistry.conformers import ConformerFailure, CuratedMolecule
 from conformer_gen.chemistry.curate import Curated, curate_molecule
 from conformer_gen.chemistry.identity import stable_hash
 from conformer_gen.config import BuildConfig
-from conformer_gen.run.row_counts import count_rows
 from conformer_gen.selection.exclusions import read_exclusions
 from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.inputs.locations import locate
@@ -16,6 +15,7 @@ from conformer_gen.sources.inputs.remote import is_url
 from conformer_gen.sources.joint import source_tags
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import label_units
+from conformer_gen.sources.row_counts import count_rows
 from unimol_scale.common.fetching.transport import NetworkError
 from unimol_scale.common.units import byte_size, counted, duration
 from unimol_scale.store.schema import Layout, MoleculeRecord, encode

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from conformer_gen.config import BuildConfig
-from conformer_gen.run.jobs import Job, ShowProgress, StageWork, UnorderedMap
+from conformer_gen.run.jobs import Chunk, Job, ShowProgress, StageWork, UnorderedMap, read_here
 from conformer_gen.selection.selected_rows import Selection, read_selection
 from conformer_gen.selection.selection_passes import InProcess, Passes
+from conformer_gen.sources.units import Unit
 from unimol_scale.common.progress import StageProgress
 
 
@@ -38,6 +39,10 @@ class InProcessExecutor:
     def select(self, work: Path) -> Selection:
         """Choose among all curated rows, or return the choice of an earlier run."""
         return read_selection(work) or Passes(work=work, config=self._config).run(InProcess())
+
+    def read(self, units: Iterator[Unit]) -> Iterator[Chunk]:
+        """Yield the chunks of all units, in order."""
+        return read_here(units, self._config.task_size)
 
     def run_stage(self, stage: StageWork, jobs: Iterator[Job], work: Path, progress: StageProgress) -> None:
         """Run all jobs of a stage.

@@ -1,11 +1,12 @@
-"""The jobs of a build: which pieces remain, with which rows, and the interface of what runs them. Imports no Ray.
+"""The rows of a build in chunks, the jobs on them that remain, and the interface of what runs them. Imports no Ray.
 
-A piece is done once its file has its final name, so a killed build continues with the missing pieces. Rows, piece names
-and the selection are read as streams, so memory does not grow with them.
+A piece is done once its file has its final name, so a killed build continues with the missing pieces. Chunks, piece
+names and the selection come as streams, so memory does not grow with them.
 """
 
 import dataclasses
 import itertools
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -13,14 +14,66 @@ from typing import Protocol, TypeVar
 from conformer_gen.config import BuildConfig
 from conformer_gen.report.progress_samples import SampleLog
 from conformer_gen.run.watchdog import Starting
-from conformer_gen.selection.pieces import CONFORMERS, CURATED, Piece, beside, done_pieces
+from conformer_gen.selection.pieces import (
+    CHUNKS_PER_GROUP,
+    CHUNKS_PER_UNIT,
+    CONFORMERS,
+    CURATED,
+    Piece,
+    PiecesInOrder,
+    beside,
+    done_pieces,
+    groups,
+    pieces_of,
+)
 from conformer_gen.selection.selected_rows import Selection
 from conformer_gen.selection.source_chunks import commit_first_chunks
 from conformer_gen.sources.molecule import SourceMolecule
+from conformer_gen.sources.units import Unit
 from unimol_scale.common.progress import StageProgress
 
 J = TypeVar("J")
 R = TypeVar("R")
+Rows = Callable[[], Sequence[SourceMolecule]]  # returns the rows of a chunk in any process of the build
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """Some rows of a unit, one after another.
+
+    Attributes:
+        unit: that they belong to.
+        place: number of the chunk in its unit.
+        size: number of rows.
+        rows: returns them.
+    """
+
+    unit: Unit
+    place: int
+    size: int
+    rows: Rows
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldRows:
+    """Rows in memory."""
+
+    held: tuple[SourceMolecule, ...]
+
+    def __call__(self) -> tuple[SourceMolecule, ...]:
+        """Return them."""
+        return self.held
+
+
+def read_here(units: Iterable[Unit], size: int) -> Iterator[Chunk]:
+    """Yield the chunks of all units, in order, read in this process."""
+    for unit in units:
+        rows = unit.read()
+        for place in itertools.count():
+            held = tuple(itertools.islice(rows, size))
+            if not held:
+                break
+            yield Chunk(unit=unit, place=place, size=len(held), rows=HeldRows(held))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +83,7 @@ class Job:
     Attributes:
         piece: which piece.
         positions: positions in the chunk, ascending.
-        rows: rows of the source at these positions, for curation.
+        chunk_rows: returns the rows of the whole chunk, for curation.
         valid: the positions that are for validation, for making conformers.
         deaths: names of the nodes on which the worker of its single molecule died.
         retries: how often it was repeated after failures that were not its fault.
@@ -38,10 +91,16 @@ class Job:
 
     piece: Piece
     positions: tuple[int, ...]
-    rows: tuple[SourceMolecule, ...] = ()
+    chunk_rows: Rows = tuple
     valid: frozenset[int] = frozenset()
     deaths: tuple[str, ...] = ()
     retries: int = 0
+
+    @property
+    def rows(self) -> tuple[SourceMolecule, ...]:
+        """Rows of the source at these positions."""
+        rows = self.chunk_rows()
+        return tuple(rows[position] for position in self.positions)
 
     def cut(self, bounds: Sequence[int]) -> list["Job"]:
         """Return the jobs between consecutive bounds (indices into ``positions``, from 0 to their number)."""
@@ -55,7 +114,7 @@ class Job:
                     Job(
                         piece=Piece(self.piece.chunk, first, last),
                         positions=positions,
-                        rows=self.rows[start:stop],
+                        chunk_rows=self.chunk_rows,
                         valid=self.valid.intersection(positions),
                     )
                 )
@@ -102,7 +161,10 @@ class ShowProgress(Protocol):
 
 
 class Executor(Protocol):
-    """Runs the jobs of a build."""
+    """Reads the rows of a build and runs its jobs."""
+
+    def read(self, units: Iterator[Unit]) -> Iterator[Chunk]:
+        """Yield the chunks of all units; those of one unit in order."""
 
     def run_stage(self, stage: StageWork, jobs: Iterator[Job], work: Path, progress: StageProgress) -> None:
         """Run all jobs of a stage; a molecule that kills or hangs its process is recorded as failed."""
@@ -125,28 +187,39 @@ def hint_path(work: Path, stage: str, piece: Piece) -> Path:
 
 
 def curate_jobs(
-    config: BuildConfig, work: Path, sources: Sequence[Iterable[SourceMolecule]], skip: Callable[[int], None]
+    work: Path, chunks: Iterable[Chunk], skip: Callable[[int], None], num_sources: int, *, by_unit: bool
 ) -> Iterator[Job]:
-    """Yield jobs for the rows that no finished piece covers; report the covered rows to ``skip`` by their number."""
-    first: list[int] = []
+    """Yield jobs for the rows that no finished piece covers; report the covered rows to ``skip`` by their number.
 
-    def chunks() -> Iterator[tuple[int, list[SourceMolecule]]]:
-        number = 0
-        for source in sources:
-            first.append(number)
-            rows = iter(source)
-            while some := list(itertools.islice(rows, config.task_size)):
-                yield number, some
-                number += 1
-
-    for chunk, some, done in beside(chunks(), done_pieces(work, CURATED)):
+    Args:
+        work: work directory of the build.
+        chunks: of all units; those of one unit in order.
+        skip: called with a number of rows.
+        num_sources: of the build.
+        by_unit: whether chunks are numbered by their unit; if not, one after another, as earlier versions did.
+    """
+    listed = groups(work, CURATED)
+    done: dict[int, PiecesInOrder] = {}
+    first: dict[int, int] = {}  # source → number of its first chunk
+    following = 0  # number of the first chunk of what comes after all units so far
+    for chunk in chunks:
+        unit = chunk.unit
+        number = unit.number * CHUNKS_PER_UNIT + chunk.place if by_unit else following
+        following = max(following, (unit.number + 1) * CHUNKS_PER_UNIT) if by_unit else number + 1
+        first[unit.source] = min(number, first.get(unit.source, number))
+        if unit.number not in done:
+            own = listed[bisect_left(listed, number // CHUNKS_PER_GROUP) :]
+            done[unit.number] = PiecesInOrder(pieces_of(work, CURATED, own))
         left = 0
-        for job in missing_jobs(chunk, range(len(some)), len(some), done):
+        for job in missing_jobs(number, range(chunk.size), chunk.size, done[unit.number].of(number)):
             left += len(job.positions)
-            yield dataclasses.replace(job, rows=tuple(some[position] for position in job.positions))
-        skip(len(some) - left)
-    if len(sources) > 1:
-        commit_first_chunks(work, first)
+            yield dataclasses.replace(job, chunk_rows=chunk.rows)
+        skip(chunk.size - left)
+    if num_sources > 1:
+        starts = [following] * num_sources
+        for source in reversed(range(num_sources)):
+            starts[source] = following = first.get(source, following)
+        commit_first_chunks(work, starts)
 
 
 def conformer_jobs(config: BuildConfig, work: Path, selection: Selection, skip: Callable[[int], None]) -> Iterator[Job]:

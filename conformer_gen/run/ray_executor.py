@@ -1,6 +1,6 @@
-"""Runs a build's jobs on Ray: a local one, or a running cluster. Imports Ray.
+"""Reads a build's rows and runs its jobs on Ray: a local one, or a running cluster. Imports Ray.
 
-The driver plans and monitors; tasks write files and return counts.
+The driver plans and monitors; readers hand rows to tasks, which write files and return counts.
 """
 
 import contextlib
@@ -20,11 +20,14 @@ import unimol_scale.config as strict
 from conformer_gen import config as build_config
 from conformer_gen.config import BuildConfig
 from conformer_gen.report.progress_samples import SampledProgress
-from conformer_gen.run.jobs import Job, ShowProgress, StageWork, UnorderedMap
+from conformer_gen.run.jobs import Chunk, Job, ShowProgress, StageWork, UnorderedMap
+from conformer_gen.run.ray_reading import read_on_ray
 from conformer_gen.run.ray_tasks import Stage, run_all, run_light_watched, run_watched
 from conformer_gen.selection.jobs_selection import JOB_MEMORY_BYTES, select
 from conformer_gen.selection.pieces import CURATED
 from conformer_gen.selection.selected_rows import Selection
+from conformer_gen.sources.units import Unit
+from unimol_scale.common.machine.threads import usable_cores
 from unimol_scale.common.progress import StageProgress
 from unimol_scale.errors import StoreError
 
@@ -126,6 +129,11 @@ class RayExecutor:
     def select(self, work: Path) -> Selection:
         """Choose among all curated rows, or return the choice of an earlier run."""
         return select(work, self._config, self._run_in(JOB_MEMORY_BYTES))
+
+    def read(self, units: Iterator[Unit]) -> Iterator[Chunk]:
+        """Yield the chunks of all units, read by as many processes as this machine has cores for the build."""
+        readers = self._config.num_workers if self._config.ray_address is None else usable_cores()
+        return read_on_ray(units, self._config.task_size, readers)
 
     def run_stage(self, stage: StageWork, jobs: Iterator[Job], work: Path, progress: StageProgress) -> None:
         """Run all jobs of a stage.

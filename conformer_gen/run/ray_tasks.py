@@ -64,7 +64,7 @@ class InFlight(Generic[J]):
         return [(reference, self._running.pop(reference)) for reference in ready]
 
 
-def _raise_cause(error: ray.exceptions.RayTaskError) -> None:
+def raise_cause(error: ray.exceptions.RayTaskError) -> None:
     """Reraise errors that the user can fix, as they were raised in the task: file system errors and our own."""
     if isinstance(error.cause, (OSError, UnimolScaleError)):
         raise error.cause from error
@@ -149,7 +149,7 @@ class Stage:
                 self._retry(job, error)
         except ray.exceptions.RayTaskError as error:
             if not isinstance(error.cause, MemoryError):
-                _raise_cause(error)
+                raise_cause(error)
             self._died(job, "out_of_memory")
         return 0
 
@@ -244,7 +244,7 @@ def run_all(function: Callable[[J], R], jobs: Iterable[J], *, max_in_flight: int
                 yield ray.get(reference)
                 losses.pop(job, None)
             except ray.exceptions.RayTaskError as error:
-                _raise_cause(error)
+                raise_cause(error)
             except (*NODE_LOST, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
                 losses[job] += 1
                 if losses[job] > RETRIES:

@@ -20,6 +20,7 @@ from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.inputs.locations import describe
 from conformer_gen.sources.joint import joint_label_units, source_tags
 from conformer_gen.sources.reader import check_source
+from conformer_gen.sources.units import UNIT_BYTES
 from unimol_scale.common.files import TEMPORARY_SUFFIX
 from unimol_scale.common.machine.locks import HeldError, claim_lock
 from unimol_scale.common.text.json_files import NotJsonError, read_json, write_json
@@ -30,6 +31,7 @@ from unimol_scale.store.schema import ATOM_LABELS, ATOM_LABELS_VERSION, PLANAR_S
 
 WORK_NAME = ".build"
 PLAN_NAME = "plan.json"
+UNIT_SIZE = "unit_bytes"  # key of plan.json; absent if each source is one unit, as in builds of earlier versions
 SOURCES = "sources"  # group of the manifest's parameters that holds the parameters of each of several sources
 # Groups whose keys are chosen by the user.
 FREE_GROUPS = ("labels", "atom_labels", "versions", "parameters.inputs", "parameters.frames", f"parameters.{SOURCES}")
@@ -173,19 +175,26 @@ def claim(output: Path, plan: Tree, task_size: int) -> bool:
         _refuse_other(plan, theirs, output / MANIFEST_NAME, f"{output} holds a finished store of", remedy)
         shutil.rmtree(work, ignore_errors=True)  # left over if the last run was killed after its manifest
         return True
-    plan = {**plan, "task_size": task_size}
+    plan = {**plan, "task_size": task_size, UNIT_SIZE: UNIT_BYTES}
     plan_file = work / PLAN_NAME
     if plan_file.is_file():
         try:
             theirs = read_json(plan_file)
         except NotJsonError as error:
             raise StoreError(f"{plan_file} is damaged, it {error}; {remedy}") from error
+        plan[UNIT_SIZE] = theirs.get(UNIT_SIZE)  # it is continued as it was begun
         _refuse_other(plan, theirs, plan_file, f"{output} holds an unfinished build of", remedy)
         return False
     if output.exists() and any(path.name != WORK_NAME for path in output.iterdir()):
         raise StoreError(f"{output} exists and is not a conformer store; {remedy}")
     write_json(plan_file, plan)
     return False
+
+
+def unit_bytes_of(output: Path) -> int | None:
+    """Return how large the units are in which the claimed build is read; None: each source is one unit."""
+    size: int | None = read_json(output / WORK_NAME / PLAN_NAME).get(UNIT_SIZE)
+    return size
 
 
 @contextlib.contextmanager

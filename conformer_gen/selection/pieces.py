@@ -1,8 +1,9 @@
 """The pieces of a build and their files: names, columns, and which exist. Imports Arrow.
 
-A chunk is ``task_size`` rows of the source. A piece is a range of positions in a chunk: all of it at first, smaller
-after
-a worker died on it. A piece is done once its file has its final name. The name also contains the number of rows of each
+A chunk is ``task_size`` rows of a unit, a part of a source that is read on its own; the last of a unit may be shorter.
+Its number is that of the unit times ``CHUNKS_PER_UNIT``, plus its place in the unit, so that it does not depend on how
+many rows other units have. A piece is a range of positions in a chunk: all of it at first, smaller after a worker died
+on it. A piece is done once its file has its final name. The name also contains the number of rows of each
 kind, so that a billion molecules can be planned from names alone. A directory holds the pieces of 1,000 chunks:
 
     curated/GGGGGG/CCCCCCCC-FFFFF-LLLLL.parquet                    every row: canonical form, or why it was rejected
@@ -26,6 +27,7 @@ T = TypeVar("T")
 CURATED, CONFORMERS, FAILURES = "curated", "embedded", "failures"
 SUFFIXES = {CURATED: ".parquet", CONFORMERS: ".arrow", FAILURES: ".parquet"}
 CHUNKS_PER_GROUP = 1000
+CHUNKS_PER_UNIT = 10**8
 CURATED_SCHEMA = pa.schema(
     {
         "position": pa.int32(),
@@ -115,7 +117,12 @@ def _parse(stem: str) -> Piece:
 
 def done_pieces(work: Path, kind: str) -> Iterator[Piece]:
     """Yield the pieces whose files exist, in order and disjoint, listing one directory at a time."""
-    for group in groups(work, kind):
+    yield from pieces_of(work, kind, groups(work, kind))
+
+
+def pieces_of(work: Path, kind: str, numbers: Iterable[int]) -> Iterator[Piece]:
+    """Yield the pieces of some directories, listing one directory at a time."""
+    for group in numbers:
         yield from group_pieces(work, kind, group)
 
 
@@ -131,14 +138,25 @@ def read_chunk(work: Path, chunk: int) -> pa.Table:
     return pa.concat_tables([pq.read_table(path, schema=CURATED_SCHEMA) for path in paths])
 
 
+class PiecesInOrder:
+    """Pieces in order, read once as their chunks are asked for."""
+
+    def __init__(self, pieces: Iterable[Piece]) -> None:
+        self._ahead = iter(pieces)
+        self._next = next(self._ahead, None)
+
+    def of(self, chunk: int) -> list[Piece]:
+        """Return the pieces of a chunk; every chunk is later than the one asked for before."""
+        own: list[Piece] = []
+        while self._next is not None and self._next.chunk <= chunk:
+            if self._next.chunk == chunk:
+                own.append(self._next)
+            self._next = next(self._ahead, None)
+        return own
+
+
 def beside(items: Iterable[tuple[int, T]], pieces: Iterable[Piece]) -> Iterator[tuple[int, T, list[Piece]]]:
     """Yield (chunk, item, pieces of the chunk) for items in ascending order of chunk; both inputs are read once."""
-    ahead = iter(pieces)
-    piece = next(ahead, None)
+    done = PiecesInOrder(pieces)
     for chunk, item in items:
-        own: list[Piece] = []
-        while piece is not None and piece.chunk <= chunk:
-            if piece.chunk == chunk:
-                own.append(piece)
-            piece = next(ahead, None)
-        yield chunk, item, own
+        yield chunk, item, done.of(chunk)

@@ -297,15 +297,15 @@ class Passes:
 
     def _write(self, runner: SliceRunner, sample: Cut, split: ValidationGroups) -> tuple[int, int]:
         """Write the parts; return their number of rows, and how many of these are for validation."""
-        chunks_per_part = max(1, self.bucket_rows // self.config.task_size)
-        seed = self.config.seed
+        seed, first_chunks = self.config.seed, self._parts()
 
         def read(path: str) -> pa.Table:
             table = self._sampled(path, sample)
             names, sizes = self._groups(table)
             valid = (sizes <= split.largest) & split.cut.chosen(mix(names, seed, SPLIT_STREAM), names)
             table = table.select(["chunk", "position"]).append_column("valid", pa.array(valid))
-            return table.append_column(BUCKET, pa.array(table["chunk"].to_numpy() // chunks_per_part))
+            part = np.searchsorted(first_chunks, table["chunk"].to_numpy(), side="right") - 1
+            return table.append_column(BUCKET, pa.array(part.astype(np.int64)))
 
         def reduce(table: pa.Table) -> pa.Table:
             commit_part(self.work, table[BUCKET][0].as_py(), table)
@@ -314,6 +314,16 @@ class Passes:
         buckets = self.num_buckets(self.num_rows())
         counts = list(runner.shuffle(read, self._files(RANKED), reduce, buckets))
         return _total(counts, "rows"), _total(counts, "valid")
+
+    def _parts(self) -> Int64:
+        """Return the number of the first chunk of each part; every part but the last has ``bucket_rows`` or more."""
+        first, rows, last = list[int](), self.bucket_rows, -1
+        for piece in done_pieces(self.work, CURATED):
+            if rows >= self.bucket_rows and piece.chunk != last:
+                first.append(piece.chunk)
+                rows = 0
+            rows, last = rows + piece.last - piece.first, piece.chunk
+        return np.array(first, np.int64)
 
     def _spread(self, runner: SliceRunner, items: Callable[[str], Items]) -> "Spread":
         return Spread(runner=runner, files=self._files(RANKED), items=items)

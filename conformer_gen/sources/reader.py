@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from conformer_gen.sources.config import SourceConfig
+from conformer_gen.sources.file_range import WHOLE, FileRange
 from conformer_gen.sources.inputs.locations import fetch, locate
 from conformer_gen.sources.inputs.remote import is_url
 from conformer_gen.sources.inputs.text_streams import Opened, ignore, read_streams
@@ -66,31 +67,39 @@ def check_source(config: SourceConfig) -> None:
         next(read_files(config, group), None)
 
 
-def read_files(config: SourceConfig, paths: Iterable[Path], opened: Opened = ignore) -> Iterator[SourceMolecule]:
+def read_files(
+    config: SourceConfig, paths: Iterable[Path], opened: Opened = ignore, within: FileRange = WHOLE
+) -> Iterator[SourceMolecule]:
     """Yield every row of local files.
 
     Args:
         config: which molecules; its inputs and their limits are ignored.
         paths: the files.
         opened: called with every text file when it is opened, to follow the position in it.
+        within: range of each file, for sources that have ``Source.ranges``.
 
     Raises:
         SourceError: as ``read_source``.
     """
-    rows = _rows(config, config.kind, paths, opened)
+    rows = _rows(config, config.kind, paths, opened, within)
     rows = _checked(rows, config) if is_reference(config.name) else rows
     if config.geometry == "make":
         return (dataclasses.replace(row, geometry=None, origin=None) for row in rows)
     return rows
 
 
-def _rows(config: SourceConfig, kind: Source, paths: Iterable[Path], opened: Opened) -> Iterator[SourceMolecule]:
+def _rows(
+    config: SourceConfig, kind: Source, paths: Iterable[Path], opened: Opened, within: FileRange
+) -> Iterator[SourceMolecule]:
     if kind.read_files is not None:
         yield from _yielded(kind.read_files(list(paths), config), config)
         return
     for path in paths:
         try:
-            if kind.read_file is not None:
+            if within != WHOLE:
+                assert kind.read_range is not None, kind.name
+                yield from kind.read_range(path, config, within)
+            elif kind.read_file is not None:
                 yield from _yielded(kind.read_file(path, config), config)
             elif (read := kind.read_stream) is not None:
                 yield from read_streams(

@@ -15,6 +15,7 @@ from conformer_gen.sources.frame_settings import FrameFormat, FramesConfig
 from unimol_scale.errors import ConfigError
 
 if TYPE_CHECKING:
+    from conformer_gen.sources.file_range import FileRange
     from conformer_gen.sources.inputs.text_streams import TextStream
     from conformer_gen.sources.molecule import SourceMolecule
 
@@ -55,8 +56,9 @@ class Source:
 
     A source has one reader. It yields a ``SourceMolecule`` for every row, in the order of the input, and the same rows
     whenever it is called: a resumed build reads its input again and skips what is done. A row that is not a molecule is
-    yielded too, with its ``problem``, so that it is counted. The reader runs in the main process of a build; workers
-    receive rows, never the reader. It should hold few rows in memory at a time.
+    yielded too, with its ``problem``, so that it is counted. Readers run on the machine where the build was started: of
+    the built-in sources several at a time, each in a process of its own, of a source of your own in the main process. A
+    reader should hold few rows in memory at a time.
 
     Attributes:
         name: name of the source; by default the store goes to ``data/<name>``.
@@ -79,6 +81,9 @@ class Source:
         refuse: (name of a file) → why it cannot belong to this source, as far as its name tells; "" if it can.
         ids_in_files: whether ``SourceMolecule.id`` is unique only within a file; a build from several files then
             prefixes it with the file's name.
+        ranges: (one file, settings, most of them) → the ranges that can be read on their own, in the order of their
+            rows, or ``WHOLE`` alone; for sources with ``read_file``.
+        read_range: (one file, settings, one of these ranges) → its rows; those of all ranges are those of the file.
         count_file: (a file) → how many rows it has, if the file states it.
         frames: for files of elements with coordinates: defaults of their format; ``source.frames`` then applies.
         counted_as: name of the source whose reader counts the rows of these files, if files with that source's suffixes
@@ -99,6 +104,8 @@ class Source:
     word: str = ""
     refuse: Callable[[str], str] | None = None
     ids_in_files: bool = False
+    ranges: "Callable[[Path, SourceSettings, int], list[FileRange]] | None" = None
+    read_range: "Callable[[Path, SourceSettings, FileRange], Iterator[SourceMolecule]] | None" = None
     count_file: Callable[[Path], int] | None = None
     frames: FrameFormat | None = None
     counted_as: str = ""
@@ -109,6 +116,8 @@ class Source:
         given = [reader for reader in READERS if getattr(self, reader) is not None]
         if len(given) != 1:
             raise ConfigError(f"a source has one of the readers {', '.join(READERS)}, got {', '.join(given) or 'none'}")
+        if (self.ranges is None) != (self.read_range is None) or (self.ranges is not None and self.read_file is None):
+            raise ConfigError("ranges and read_range belong together, beside read_file")
         if not self.suffixes and self.bundled is None:
             raise ConfigError("suffixes is empty, so no file of this source could be found in a directory")
         for suffix in self.suffixes:

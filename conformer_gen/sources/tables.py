@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from conformer_gen.sources.columns import ID_NAMES, SMILES_NAMES, find_column, find_labels, find_smiles, number
+from conformer_gen.sources.file_range import WHOLE, FileRange, even_ranges
 from conformer_gen.sources.inputs.file_names import stem
 from conformer_gen.sources.inputs.text_streams import TextStream
 from conformer_gen.sources.lines import smiles_problem
@@ -88,8 +89,13 @@ class _Columns:
         )
 
 
-def read_parquet(path: Path, config: SourceSettings) -> Iterator[SourceMolecule]:
+def read_parquet(path: Path, config: SourceSettings, within: FileRange = WHOLE) -> Iterator[SourceMolecule]:
     """Yield one row for each row of a Parquet table.
+
+    Args:
+        path: the table.
+        config: its columns.
+        within: range of its row groups.
 
     Raises:
         SourceError: it is not a Parquet file, a column is missing or is not text, or a label is not a number.
@@ -102,7 +108,7 @@ def read_parquet(path: Path, config: SourceSettings) -> Iterator[SourceMolecule]
     chosen = [smiles, *config.labels, *([] if id_at is None else [names[id_at]])]
     for name in chosen[1:]:
         check_parquet_column(path, name)
-    for at, values in enumerate(parquet_records(path, chosen), start=1):
+    for at, values in parquet_records(path, chosen, within):
         identifier = None if id_at is None else _text(values[names[id_at]])
         text = _text(values[smiles]).strip()
         yield SourceMolecule(
@@ -165,8 +171,15 @@ def _parquet_schema(path: Path) -> Any:  # noqa: ANN401 - Arrow's
         raise SourceError(f"{path} is not a Parquet file, or not all of one: {error}") from error
 
 
-def parquet_records(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield the chosen columns of each row, a few thousand rows in memory at a time.
+def parquet_records(
+    path: Path, columns: Sequence[str], within: FileRange = WHOLE
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number, from 1, and the chosen columns of each row, a few thousand rows in memory at a time.
+
+    Args:
+        path: the table.
+        columns: names of the columns.
+        within: range of its row groups.
 
     Raises:
         SourceError: the file is damaged.
@@ -176,10 +189,25 @@ def parquet_records(path: Path, columns: Sequence[str]) -> Iterator[dict[str, An
 
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(PARQUET_ROWS, columns=list(dict.fromkeys(columns))):
-                yield from batch.to_pylist()
+            first = max(0, within.first)
+            some = list(range(first, min(within.last, file.num_row_groups)))
+            row = 1 + sum(file.metadata.row_group(group).num_rows for group in range(first))
+            for batch in file.iter_batches(PARQUET_ROWS, some, columns=list(dict.fromkeys(columns))):
+                yield from enumerate(batch.to_pylist(), start=row)
+                row += batch.num_rows
     except (pa.ArrowInvalid, OSError) as error:
         raise SourceError(f"{path} cannot be read to its end: {error}") from error
+
+
+def parquet_ranges(path: Path, config: SourceSettings, most: int) -> list[FileRange]:
+    """Return ranges of the row groups."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return even_ranges(0, pq.read_metadata(path).num_row_groups, most)
+    except pa.ArrowInvalid:  # the reader says what is wrong
+        return [WHOLE]
 
 
 def _count_parquet(path: Path) -> int:
@@ -194,6 +222,8 @@ PARQUET = Source(
     name="parquet",
     suffixes=(".parquet",),
     read_file=read_parquet,
+    ranges=parquet_ranges,
+    read_range=read_parquet,
     takes_labels=True,
     takes_columns=True,
     count_file=_count_parquet,

@@ -1,5 +1,6 @@
 """A build on a cluster of two nodes, one of which is lost half-way; both nodes run on this machine."""
 
+import itertools
 import subprocess
 import sys
 import time
@@ -11,13 +12,25 @@ import pytest
 from benchmarks.build.faults import file_hashes
 from conformer_gen.run.watchdog import read_hint
 from conformer_gen.selection.pieces import CONFORMERS, done_pieces
+from conformer_gen.sources.config import SourceConfig
+from conformer_gen.sources.reader import read_source
 
 ray_cluster = pytest.importorskip("ray.cluster_utils")
 pytestmark = pytest.mark.ray
 SCRIPT = Path(__file__).parents[2] / "conformer_gen" / "build.py"
 # Several conformers: the work must outlast the second node's start.
-COMMON = ["--source", "sample", "--limit", "150", "--conformers", "8"]
+ROWS = 150
+COMMON = ["--source", "smiles", "--conformers", "8"]
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+
+
+@pytest.fixture
+def molecules(tmp_path: Path) -> Path:
+    """A file without a limit, so that it is read on the cluster, too."""
+    path = tmp_path / "molecules.smi"
+    rows = itertools.islice(read_source(SourceConfig(name="sample")), ROWS)
+    path.write_text("".join(f"{row.smiles} {row.id}\n" for row in rows))
+    return path
 
 
 @pytest.fixture
@@ -32,14 +45,16 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator["ray_cluster.Cluster"]:
     cluster.shutdown()
 
 
-def build(output: Path, *arguments: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, str(SCRIPT), *COMMON, "--output", str(output), *arguments]
+def build(molecules: Path, output: Path, *arguments: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, str(SCRIPT), *COMMON, "--input", str(molecules), "--output", str(output), *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_a_lost_node_costs_neither_a_molecule_nor_a_byte(cluster: "ray_cluster.Cluster", tmp_path: Path) -> None:
+def test_a_lost_node_costs_neither_a_molecule_nor_a_byte(
+    cluster: "ray_cluster.Cluster", molecules: Path, tmp_path: Path
+) -> None:
     lost = cluster.add_node(**NODE)
-    process = build(tmp_path / "cluster", "--ray-address", cluster.address, "task_size=8")
+    process = build(molecules, tmp_path / "cluster", "--ray-address", cluster.address, "task_size=8")
     work = tmp_path / "cluster" / ".build"
     while process.poll() is None and not _half_way(work, lost.node_id):
         time.sleep(0.05)
@@ -47,7 +62,7 @@ def test_a_lost_node_costs_neither_a_molecule_nor_a_byte(cluster: "ray_cluster.C
     cluster.remove_node(lost, allow_graceful=False)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    alone = build(tmp_path / "alone", "--workers", "1")
+    alone = build(molecules, tmp_path / "alone", "--workers", "1")
     output, _ = alone.communicate(timeout=300)
     assert alone.returncode == 0, output
     assert file_hashes(tmp_path / "cluster") == file_hashes(tmp_path / "alone")

@@ -28,7 +28,8 @@ from conformer_gen.run import driver
 from conformer_gen.run.in_process_executor import InProcessExecutor
 from conformer_gen.run.worker import ConformerGenerator
 from conformer_gen.sources.config import SourceConfig
-from conformer_gen.sources.joint import joint_label_units, read_sources
+from conformer_gen.sources.joint import joint_label_units
+from conformer_gen.sources.units import plan_units
 from tests.helpers.bad_generators import ALKANES
 from unimol_scale.cli.verbs.build import main
 from unimol_scale.common.trees import flatten
@@ -263,7 +264,7 @@ def test_a_call_with_other_things_than_sources_is_told(tmp_path: Path, sources: 
 def test_sources_of_one_kind_are_told_apart_by_their_place(tmp_path: Path) -> None:
     paths = [table(tmp_path / f"{name}.csv", [smiles], "row") for name, smiles in (("x", "CCO"), ("y", "CCN"))]
     sources = [SourceConfig(name="csv", input=(str(path),)) for path in paths]
-    rows = [row.id for rows in read_sources(sources, None, 0) for row in rows]
+    rows = [row.id for unit in plan_units(sources, None, 0) for row in unit.read()]
     assert rows == ["csv-1:row0", "csv-2:row0"]
     assert BuildConfig(sources=tuple(sources)).directory == Path("data/csv-1-csv-2")
 

@@ -29,9 +29,10 @@ ORDER = {
     " scaling downstream huggingface api unimol_scale cli scripts",
     "conformer_gen": "sources chemistry config selection report run",
     "conformer_gen.chemistry": "bonds *",
-    "conformer_gen.sources": "frame_units molecule frame_settings source registry config inputs *"
+    "conformer_gen.sources": "file_range frame_units molecule frame_settings source registry config inputs *"
     " frame_files data_sets",
     "unimol_scale.common": "files text * report machine fetching",
+    "unimol_scale.store": "* lmdb_files",
     "unimol_scale.model": "native presets kernels fused *",
     "unimol_scale.model.fused": "programs *",
     "unimol_scale.data": "vocabulary features batch steps *",

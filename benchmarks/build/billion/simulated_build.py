@@ -38,6 +38,7 @@ from conformer_gen.selection.pieces import (
 )
 from conformer_gen.selection.selection_passes import Passes, SliceRunner
 from conformer_gen.sources.config import SourceConfig
+from conformer_gen.sources.units import Unit
 from unimol_scale.common.files import commit_file
 from unimol_scale.store import arrow_backend
 from unimol_scale.store.shards import Store, write_manifest
@@ -193,6 +194,12 @@ def _no_burial(job: Job, why: str) -> None:
     raise AssertionError(f"a task of a simulated build died ({why}): {job.piece}")
 
 
+def generated_unit(rows: int) -> Unit:
+    """Return generated rows as a unit of a source, read in this process."""
+    read = functools.partial(source_rows, 0, rows)
+    return Unit(number=0, source=0, name="generated rows", read=read, anywhere=False)
+
+
 def simulate(config: BuildConfig) -> Measured:
     """Build a store of generated rows, ``source.limit`` of them."""
     assert config.source is not None
@@ -204,7 +211,8 @@ def simulate(config: BuildConfig) -> Measured:
     with MemoryWatch() as watch, workspace.locked(output), on_ray(config) as executor:
         clock = Clock(watch)
         with executor.show(CURATED, None, None) as progress:
-            jobs = curate_jobs(config, work, [source_rows(0, rows)], progress.skip)
+            chunks = executor.read(iter([generated_unit(rows)]))
+            jobs = curate_jobs(work, chunks, progress.skip, num_sources=1, by_unit=True)
             executor.run_stage(
                 StageWork(name=CURATED, task=Curate(config.task_size), bury=_no_burial), jobs, work, progress
             )

@@ -1,14 +1,17 @@
 """A store of 838 million molecules that names a few shards many times, opened in the way a rank opens its store.
 
-The manifest names as many shards as a store of that size has; their files are hard links to a few real ones, so that
-each is looked up, opened and mapped by itself. The way from there to the first micro-batch is the trainer's own:
-manifest, order, planner, reader, loader. Sizes and hashes in the manifest are those of the real shards.
+The manifest names as many shards as a store of that size has; their files are hard links to a few real ones, or to
+copies where a file has as many links as the file system allows, so that each is looked up, opened and mapped by itself.
+The way from there to the first micro-batch is the trainer's own: manifest, order, planner, reader, loader. Sizes and
+hashes in the manifest are those of the real shards.
 """
 
 import collections
 import dataclasses
+import errno
 import itertools
 import resource
+import shutil
 import time
 from pathlib import Path
 
@@ -56,10 +59,10 @@ def repeat_shards(store: Path, output: Path, molecules: int) -> Path:
     full = [entry for entry in entries if entry.rows == max(one.rows for one in entries)]
     number = -(-molecules // full[0].rows)
     (output / "train").mkdir(parents=True, exist_ok=True)
-    shards = []
+    shards, originals = [], {entry.file: store / entry.file for entry in full}
     for at, entry in zip(range(number), itertools.cycle(full), strict=False):
         file = f"train/shard-{at:05d}{Path(entry.file).suffix}"
-        (output / file).hardlink_to(store / entry.file)
+        originals[entry.file] = link_or_copy(originals[entry.file], output / file)
         shards.append(dataclasses.replace(entry, file=file))
     sizes = collections.Counter[str]()
     for size, count in manifest.splits["train"].size_histogram.items():
@@ -73,6 +76,21 @@ def repeat_shards(store: Path, output: Path, molecules: int) -> Path:
         (output / entry.file).hardlink_to(store / entry.file)
     write_manifest(output, dataclasses.replace(manifest, splits=splits, counts=counts))
     return output
+
+
+def link_or_copy(original: Path, place: Path) -> Path:
+    """Make a hard link, or a copy where the original has as many as it can; return the file to be linked to next.
+
+    ext4, for one, allows 65,000 links to a file.
+    """
+    try:
+        place.hardlink_to(original)
+    except OSError as error:
+        if error.errno != errno.EMLINK:
+            raise
+        shutil.copyfile(original, place)
+        return place
+    return original
 
 
 def begin(store: Path, step: int, window: int | None, *, batch_size: int, ranks: int, steps: int) -> FirstSteps:

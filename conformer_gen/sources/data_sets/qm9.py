@@ -155,7 +155,7 @@ def _read_parquet(path: Path) -> Iterator[SourceMolecule]:
     smiles = names[find_smiles(str(path), names, None)]
     for wanted in ("mol_id", "atoms", "coords", *LABELS):
         find_column(str(path), names, wanted, ())
-    for at, values in enumerate(parquet_records(path, [smiles, "mol_id", "atoms", "coords", *LABELS]), start=1):
+    for at, values in parquet_records(path, [smiles, "mol_id", "atoms", "coords", *LABELS]):
         name = str(values["mol_id"])
         symbols, flat = values["atoms"] or [], values["coords"] or []
         if not symbols or len(flat) != 3 * len(symbols) or None in flat:

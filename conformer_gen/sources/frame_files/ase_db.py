@@ -21,13 +21,14 @@ import numpy as np
 import numpy.typing as npt
 
 from conformer_gen.sources.columns import number
+from conformer_gen.sources.file_range import LOWEST, WHOLE, FileRange, even_ranges, ranges_between
 from conformer_gen.sources.frame_files.frames import Frame, bad_frame, group_frames
-from conformer_gen.sources.frame_files.lmdb_pages import LmdbPages, Place
 from conformer_gen.sources.frame_settings import FrameFormat, FramesConfig
 from conformer_gen.sources.inputs.file_names import stem
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.source import Source, SourceSettings
 from unimol_scale.errors import SourceError, StoreError
+from unimol_scale.store.lmdb_files.lmdb_pages import LmdbPages, Place
 
 SQLITE_MAGIC = b"SQLite format 3\0"
 MOST_BYTES = 16 << 20  # of one row, unpacked: 3,000 atoms with forces take half a megabyte
@@ -46,16 +47,49 @@ LONGEST_KEY = 19  # digits of a number of 64 bits
 Row = dict[str, Any]
 
 
-def read_ase_db(path: Path, config: SourceSettings) -> Iterator[SourceMolecule]:
+def read_ase_db(path: Path, config: SourceSettings, within: FileRange = WHOLE) -> Iterator[SourceMolecule]:
     """Yield one row for each molecule, with its frames as conformers, and one for each row that cannot be read.
+
+    Args:
+        path: the database.
+        config: how it is read.
+        within: range of the rows' numbers.
 
     Raises:
         SourceError: the file is neither kind of database, or a label is not a number.
     """
     settings = ASE_DB_FORMAT.resolved(config.frames)
+    rows = (_sqlite_rows if _is_sqlite(path) else _lmdb_rows)(path, within)
+    return group_frames(_frames(stem(path.name), rows, settings, config.labels, within), settings, within)
+
+
+def _is_sqlite(path: Path) -> bool:
     with path.open("rb") as file:
-        rows = _sqlite_rows(path) if file.read(len(SQLITE_MAGIC)) == SQLITE_MAGIC else _lmdb_rows(path)
-    return group_frames(_frames(stem(path.name), rows, settings, config.labels), settings)
+        return file.read(len(SQLITE_MAGIC)) == SQLITE_MAGIC
+
+
+def ase_db_ranges(path: Path, config: SourceSettings, most: int) -> list[FileRange]:
+    """Return ranges of the rows' numbers; the whole file if these cannot be found out."""
+    try:
+        return _sqlite_ranges(path, most) if _is_sqlite(path) else _lmdb_ranges(path, most)
+    except (sqlite3.Error, UnicodeDecodeError, StoreError):  # the reader says what is wrong
+        return [WHOLE]
+
+
+def _sqlite_ranges(path: Path, most: int) -> list[FileRange]:
+    with contextlib.closing(_connected(path)) as connection:
+        if not _columns(connection):
+            return [WHOLE]
+        first, last = connection.execute("SELECT min(id), max(id) FROM systems").fetchone()
+    if not isinstance(first, int) or not isinstance(last, int):
+        return [WHOLE]
+    return even_ranges(first, last + 1, most)
+
+
+def _lmdb_ranges(path: Path, most: int) -> list[FileRange]:
+    with LmdbPages(path) as pages:
+        numbers = np.sort(np.fromiter((int(key) for key, _ in pages.places() if _is_row(key)), np.int64))
+    return ranges_between([int(numbers[at.first]) for at in even_ranges(0, len(numbers), most)[1:]])
 
 
 def _frames(
@@ -63,6 +97,7 @@ def _frames(
     rows: Iterator[tuple[str, Callable[[], Row]]],
     settings: FramesConfig,
     labels: Mapping[str, str],
+    within: FileRange,
 ) -> Iterator[Frame | SourceMolecule]:
     key = ""
     for key, read in rows:
@@ -76,9 +111,13 @@ def _frames(
             yield bad_frame(name, "unreadable_row", f"{type(error).__name__}: {str(error)[:200]}")
             continue
         values = tuple(number(found.get(label), f"{name}, {label!r}") for label in labels)
-        yield Frame(**frame, labels=values)
-    if not key:
+        yield Frame(**frame, labels=values, place=_place(key))
+    if not key and within == WHOLE:
         yield bad_frame(where, "no_rows", "the database is empty, or its rows have no numbers for keys")
+
+
+def _place(key: str) -> int:
+    return int(key) if key.removeprefix("-").isdecimal() else LOWEST
 
 
 def _members(row: Row, name: str) -> Row:
@@ -130,21 +169,32 @@ def _text(value: Any) -> str:  # noqa: ANN401
     return "" if value is None else str(value)
 
 
-def _sqlite_rows(path: Path) -> Iterator[tuple[str, Callable[[], Row]]]:
-    uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
-    begun = False
+def _connected(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+    if sys.version_info >= (3, 11):
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MOST_BYTES)
+    connection.text_factory = _replaced
+    return connection
+
+
+def _columns(connection: sqlite3.Connection) -> list[str]:
+    """Return the columns of the table of systems that are read; none if it is not one of ASE's."""
+    # A view of that name would be a program of the file's.
+    is_table = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'systems' AND type = 'table'")
+    there = {row[1] for row in connection.execute("PRAGMA table_info(systems)")}
+    if is_table.fetchone() is None or not {"id", "numbers", "positions"} <= there:
+        return []
+    return [name for name in COLUMNS if name in there]
+
+
+def _sqlite_rows(path: Path, within: FileRange) -> Iterator[tuple[str, Callable[[], Row]]]:
+    begun = not within.begins_file
     try:
-        with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
-            if sys.version_info >= (3, 11):
-                connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MOST_BYTES)
-            connection.text_factory = _replaced
-            # A view of that name would be a program of the file's.
-            is_table = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'systems' AND type = 'table'")
-            there = {row[1] for row in connection.execute("PRAGMA table_info(systems)")}
-            if is_table.fetchone() is None or not {"id", "numbers", "positions"} <= there:
+        with contextlib.closing(_connected(path)) as connection:
+            if not (columns := _columns(connection)):
                 raise SourceError(f"{path} is not a database of ASE: it has no table of systems")
-            columns = [name for name in COLUMNS if name in there]
-            for key, *values in connection.execute(f"SELECT id, {', '.join(columns)} FROM systems ORDER BY id"):
+            some = "" if within.begins_file else f"WHERE id >= {within.first}"
+            for key, *values in connection.execute(f"SELECT id, {', '.join(columns)} FROM systems {some} ORDER BY id"):
                 begun = True
                 yield str(key), functools.partial(_from_columns, dict(zip(columns, values, strict=True)))
     except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter of a damaged schema
@@ -181,7 +231,7 @@ def _from_columns(row: Row) -> Row:
     return row
 
 
-def _lmdb_rows(path: Path) -> Iterator[tuple[str, Callable[[], Row]]]:
+def _lmdb_rows(path: Path, within: FileRange) -> Iterator[tuple[str, Callable[[], Row]]]:
     problem = ""
     try:
         pages = LmdbPages(path)
@@ -196,6 +246,7 @@ def _lmdb_rows(path: Path) -> Iterator[tuple[str, Callable[[], Row]]]:
         except StoreError as error:
             problem = str(error)
         rows = np.frombuffer(found, np.int64).reshape(-1, 3)
+        rows = rows[rows[:, 0] >= within.first]
         for at in np.argsort(rows[:, 0], kind="stable"):  # the keys' own order is that of their bytes
             number, begin, size = rows[at].tolist()
             yield str(number), functools.partial(_unpacked, pages, (begin, size))
@@ -233,6 +284,8 @@ ASE_DB = Source(
     name="ase-db",
     suffixes=(".db", ".aselmdb"),
     read_file=read_ase_db,
+    ranges=ase_db_ranges,
+    read_range=read_ase_db,
     geometry="all",
     takes_labels=True,
     frames=ASE_DB_FORMAT,

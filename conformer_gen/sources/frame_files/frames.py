@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from conformer_gen.sources.file_range import WHOLE, FileRange
 from conformer_gen.sources.frame_settings import FramesConfig
 from conformer_gen.sources.frame_units import to_store
 from conformer_gen.sources.molecule import Geometry, SourceMolecule
@@ -47,6 +48,7 @@ class Frame:
         atom_labels: name → [n] or [n, w].
         labels: one number for each label of the source.
         has_cell: whether it is one cell of a crystal.
+        place: number that ranges of the file count, if it can be read in ranges.
     """
 
     id: str
@@ -59,6 +61,7 @@ class Frame:
     atom_labels: dict[str, Any] = dataclasses.field(default_factory=dict)
     labels: tuple[float, ...] = ()
     has_cell: bool = False
+    place: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,28 +118,41 @@ def evenly_spaced(count: int, most: int) -> npt.NDArray[np.int64]:
     return np.arange(most) * count // most
 
 
-def group_frames(frames: Iterable[Frame | SourceMolecule], config: FramesConfig) -> Iterator[SourceMolecule]:
+def group_frames(
+    frames: Iterable[Frame | SourceMolecule], config: FramesConfig, within: FileRange = WHOLE
+) -> Iterator[SourceMolecule]:
     """Yield a row for each molecule, with its frames as conformers, and one for each frame that cannot be taken.
 
+    A range of a file begins with the first frame, after one of its own, that cannot be of the same molecule as the
+    frame before it, and ends before the one with which the next range begins. So the rows of all ranges are those of
+    the whole file.
+
     Args:
-        frames: in the order of the file; those that the reader could not read are rows already.
+        frames: in the order of the file, from the beginning of the range to the end of the file; those that the reader
+            could not read are rows already.
         config: resolved by the format of the files.
+        within: range of the file.
     """
     scale = {quantity: to_store(quantity, unit) for quantity, unit in config.units.items()}
     group: _Group | None = None
+    borders = _Borders(within, config)
     for frame in frames:
-        if isinstance(frame, SourceMolecule):
-            yield frame
-            continue
-        checked = _checked(frame, config, scale)
+        checked = frame if isinstance(frame, SourceMolecule) else _checked(frame, config, scale)
         if isinstance(checked, SourceMolecule):
-            yield checked
-        elif group is None or not group.takes(checked):
+            if borders.begun:
+                yield checked
+            continue
+        borders.follow(checked)
+        if borders.ended:
+            break
+        if not borders.begun:
+            continue
+        if group is None or not group.takes(checked):
             if group is not None:
                 yield group.row()
             group = _Group(checked, config)
         elif (earlier := group.add(checked)) is not None:
-            yield bad_frame(frame.id, "duplicate_frame", f"it has the coordinates of frame {earlier}")
+            yield bad_frame(checked.frame.id, "duplicate_frame", f"it has the coordinates of frame {earlier}")
     if group is not None:
         yield group.row()
 
@@ -237,6 +253,44 @@ def _checked(frame: Frame, config: FramesConfig, scale: dict[str, float]) -> _Ch
         return bad_frame(frame.id, "unreadable_row", str(error)[:200])
 
 
+class _Borders:
+    """Follows the frames of a file, and tells whether those of a range have begun and ended."""
+
+    def __init__(self, within: FileRange, config: FramesConfig) -> None:
+        self._within, self._config = within, config
+        self._previous: _Checked | None = None
+        self.begun, self.ended = within.begins_file, False
+
+    def follow(self, frame: _Checked) -> None:
+        """Take the next frame into account."""
+        before, self._previous = self._previous, frame
+        if before is None:
+            return
+        beyond = before.frame.place >= self._within.last
+        if beyond and not self.begun:  # none of the range's frames begins a molecule for certain
+            self.ended = True
+        elif (beyond or not self.begun) and _are_apart(before, frame, self._config):
+            self.begun, self.ended = True, self.begun
+
+
+def _are_apart(first: _Checked, second: _Checked, config: FramesConfig) -> bool:
+    """Return whether two frames, one after another, are of different molecules whatever frames came before them."""
+    if not np.array_equal(first.numbers, second.numbers) or first.charge != second.charge:
+        return True
+    kinds = ("name", "smiles", "graph") if config.group is None else (config.group,)
+    return not any(_share(kind, first, second) for kind in kinds)
+
+
+def _share(kind: str, first: _Checked, second: _Checked) -> bool:
+    if kind == "none":
+        return False
+    if kind == "graph":
+        bonded = neighbours(first.numbers, first.positions)
+        return np.array_equal(bonded, neighbours(second.numbers, second.positions))
+    shared: str = getattr(first.frame, kind)
+    return bool(shared) and shared == getattr(second.frame, kind)
+
+
 class _RefusedError(Exception):
     def __init__(self, reason: str, problem: str) -> None:
         super().__init__(problem)
@@ -300,8 +354,7 @@ class _Group:
             if self._bonded is None:
                 self._bonded = neighbours(first.numbers, first.positions)
             return np.array_equal(neighbours(frame.numbers, frame.positions), self._bonded)
-        shared: str = getattr(first.frame, self._kind)
-        return bool(shared) and shared == getattr(frame.frame, self._kind)
+        return _share(self._kind, first, frame)
 
     def add(self, frame: _Checked) -> str | None:
         """Add a frame, unless one with the same coordinates is there, whose id is returned."""

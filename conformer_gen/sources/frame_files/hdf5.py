@@ -6,6 +6,7 @@ plain datasets of numbers and text inside the file are read, slice by slice: no 
 external datasets, no objects.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conformer_gen.sources.columns import number
+from conformer_gen.sources.file_range import WHOLE, FileRange, even_ranges
 from conformer_gen.sources.frame_files.frames import (
     MOST_ATOMS,
     Frame,
@@ -37,30 +39,26 @@ FRAMES_AT_ONCE = 256
 MOST_OF_A_FRAME = 3 * MOST_ATOMS  # numbers: of positions or forces
 
 
-def read_hdf5(path: Path, config: SourceSettings) -> Iterator[SourceMolecule]:
+def read_hdf5(path: Path, config: SourceSettings, within: FileRange = WHOLE) -> Iterator[SourceMolecule]:
     """Yield one row for each molecule, and one for each group or frame that cannot be read.
+
+    Args:
+        path: the file.
+        config: how it is read.
+        within: range of what lies in the file's root, by its number in the order of names.
 
     Raises:
         ConfigError: h5py is not installed.
         SourceError: the file is not an HDF5 file, or no group has positions, or a label is not a number.
     """
-    try:
-        from conformer_gen.sources.frame_files.hdf5_access import READ_ERRORS, StoredGroup, open_file
-    except ImportError as error:
-        raise ConfigError("source hdf5 needs h5py: pip install 'unimol-scale[hdf5]'") from error
     settings = HDF5_FORMAT.resolved(config.frames)
-    try:
-        file = open_file(path)
-        root = StoredGroup(file["/"].id)
-    except READ_ERRORS as error:
-        raise SourceError(f"{path} is not an HDF5 file, or not all of one: {error}") from error
-    with file:
+    with _opened(path) as (root, errors):
         found, where = False, stem(path.name)
-        for name, group in _molecules(root, "", settings.fields["positions"]):
+        for name, group in _molecules(root, "", settings.fields["positions"], within=within):
             found = True
-            frames = _frames(f"{where}:{name}", group, settings, config.labels, READ_ERRORS)
+            frames = _frames(f"{where}:{name}", group, settings, config.labels, errors)
             yield from group_frames(frames, settings)
-        if not found:
+        if not found and within == WHOLE:
             wanted = settings.fields["positions"]
             raise SourceError(
                 f"{path}: no group has a dataset {wanted!r}; name it with source.frames.fields.positions, and the "
@@ -68,8 +66,37 @@ def read_hdf5(path: Path, config: SourceSettings) -> Iterator[SourceMolecule]:
             )
 
 
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple["StoredGroup", tuple[type[Exception], ...]]]:
+    """Open a file; return its root, and what h5py raises for damage in it."""
+    try:
+        from conformer_gen.sources.frame_files.hdf5_access import READ_ERRORS, StoredGroup, open_file
+    except ImportError as error:
+        raise ConfigError("source hdf5 needs h5py: pip install 'unimol-scale[hdf5]'") from error
+    try:
+        file = open_file(path)
+        root = StoredGroup(file["/"].id)
+    except READ_ERRORS as error:
+        raise SourceError(f"{path} is not an HDF5 file, or not all of one: {error}") from error
+    with file:
+        yield root, READ_ERRORS
+
+
+def hdf5_ranges(path: Path, config: SourceSettings, most: int) -> list[FileRange]:
+    """Return ranges of what lies in the file's root; the whole file if that has no molecules in it."""
+    positions = HDF5_FORMAT.resolved(config.frames).fields["positions"]
+    with _opened(path) as (root, _):
+        if positions in root or next(_molecules(root, "", positions), None) is None:
+            return [WHOLE]
+        return even_ranges(0, len(root), most)
+
+
 def _molecules(
-    group: "StoredGroup", name: str, positions: str, inside: frozenset[int] = frozenset()
+    group: "StoredGroup",
+    name: str,
+    positions: str,
+    inside: frozenset[int] = frozenset(),
+    within: FileRange = WHOLE,
 ) -> Iterator[tuple[str, "StoredGroup | Exception"]]:
     """Yield the groups with positions, and why a group cannot be read, in the order of their names.
 
@@ -78,13 +105,14 @@ def _molecules(
         name: of the group.
         positions: name of the dataset.
         inside: addresses of the groups that it lies in: a group may be a member of itself.
+        within: range of the members of the group.
     """
     if positions in group:
         yield name or "/", group
         return
     if group.address in inside or len(inside) >= DEEPEST:
         return
-    for key, member in group.groups():
+    for key, member in group.groups(max(0, within.first), within.last):
         below = f"{name}/{key}".lstrip("/")
         if isinstance(member, Exception):
             yield below, member
@@ -208,6 +236,8 @@ HDF5 = Source(
     name="hdf5",
     suffixes=(".hdf5", ".h5"),
     read_file=read_hdf5,
+    ranges=hdf5_ranges,
+    read_range=read_hdf5,
     geometry="all",
     takes_labels=True,
     frames=HDF5_FORMAT,

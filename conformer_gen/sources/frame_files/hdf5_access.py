@@ -106,9 +106,12 @@ class StoredGroup:
     def __contains__(self, name: str) -> bool:
         return _encoded(name) in self._names
 
-    def groups(self) -> "Iterator[tuple[str, StoredGroup | Exception]]":
-        """Yield the groups in it, by name, and in place of those that cannot be read why not."""
-        for name in self._names:
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def groups(self, first: int, last: int) -> "Iterator[tuple[str, StoredGroup | Exception]]":
+        """Yield the groups among its members first to last - 1, by name, and why one of them cannot be read."""
+        for name in self._names[first:last]:
             shown = name.decode("utf-8", "replace")
             try:
                 member = h5o.open(self._id, name)

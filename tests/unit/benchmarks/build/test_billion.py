@@ -1,5 +1,8 @@
 """The rows of the simulated build: distributed as they should be, and the same wherever they are made."""
 
+import errno
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,6 +12,7 @@ from rdkit import Chem
 from benchmarks.build.billion.generated_rows import ZINC20, curated_table, records, smiles_of, source_rows
 from benchmarks.build.billion.simulated_build import Folder, Measured, Pass
 from benchmarks.build.billion.tables import build_tables
+from benchmarks.build.billion.training_path import link_or_copy
 from conformer_gen.selection.pieces import CURATED_SCHEMA
 from unimol_scale.store.schema import Layout, arrow_schema
 
@@ -48,3 +52,21 @@ def test_the_tables_say_what_a_billion_rows_take() -> None:
     assert "| assembly | 0.36 + 3.60 (3.6) |" in text
     assert "| assembly | 0.10 | 1.0 | – |" in text
     assert "503 GB and 0.0 million files" in text
+
+
+def test_a_shard_with_as_many_links_as_there_can_be_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a store of 838 million molecules can be made of one small shard."""
+    link = Path.hardlink_to
+
+    def limited(place: Path, original: Path) -> None:
+        if original.stat().st_nlink >= 3:
+            raise OSError(errno.EMLINK, "Too many links")
+        link(place, original)
+
+    monkeypatch.setattr(Path, "hardlink_to", limited)
+    original = tmp_path / "shard"
+    original.write_bytes(b"molecules")
+    for at in range(8):
+        original = link_or_copy(original, tmp_path / f"{at}")
+    assert {(tmp_path / f"{at}").read_bytes() for at in range(8)} == {b"molecules"}
+    assert len({(tmp_path / f"{at}").stat().st_ino for at in range(8)}) == 3

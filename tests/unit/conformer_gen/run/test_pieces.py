@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from conformer_gen.config import BuildConfig
 from conformer_gen.run import driver, workspace
 from conformer_gen.run.assemble import plan_shards
-from conformer_gen.run.jobs import Job, bisect, missing_jobs
+from conformer_gen.run.jobs import HeldRows, Job, bisect, missing_jobs
 from conformer_gen.run.watchdog import Watchdog, read_hint
 from conformer_gen.selection.pieces import CONFORMERS, Piece, beside, done_pieces
 from conformer_gen.selection.replacements import Replacement
@@ -27,8 +27,8 @@ from unimol_scale.errors import ConfigError, StoreError
 )
 def test_bisecting_loses_no_molecule_and_isolates_the_suspect(positions: set[int], suspect: int | None) -> None:
     ordered = tuple(sorted(positions))
-    rows = tuple(SourceMolecule(id=str(position)) for position in ordered)
-    job = Job(piece=Piece(3, 0, 100), positions=ordered, rows=rows, valid=frozenset(ordered[::2]))
+    rows = HeldRows(tuple(SourceMolecule(id=str(position)) for position in range(100)))
+    job = Job(piece=Piece(3, 0, 100), positions=ordered, chunk_rows=rows, valid=frozenset(ordered[::2]))
     parts = bisect(job, suspect)
     assert sorted(position for part in parts for position in part.positions) == sorted(positions)
     assert all(len(part.positions) < len(positions) for part in parts)

@@ -14,7 +14,7 @@ from conformer_gen.config import BuildConfig
 from conformer_gen.report.build_report import _duplicates
 from conformer_gen.run.worker import curate_piece
 from conformer_gen.selection import jobs_selection
-from conformer_gen.selection.pieces import Piece
+from conformer_gen.selection.pieces import CHUNKS_PER_UNIT, Piece
 from conformer_gen.selection.selected_rows import SELECTED, SUMMARY_NAME, Selection, read_selection
 from conformer_gen.selection.selection_passes import InProcess, Passes, first_rows
 from conformer_gen.selection.source_chunks import commit_first_chunks
@@ -170,6 +170,7 @@ def test_a_number_for_validation_is_exact_at_random_and_never_exceeded_by_scaffo
     st.integers(0, 1000),
     st.sampled_from([{}, {"target": 15, "temperature": 0.01}]),
     st.sampled_from([1_000_000, 16]),
+    st.booleans(),
 )
 def test_several_sources_select_what_one_with_all_their_rows_would_and_each_is_counted(
     tmp_path_factory: pytest.TempPathFactory,
@@ -177,6 +178,7 @@ def test_several_sources_select_what_one_with_all_their_rows_would_and_each_is_c
     seed: int,
     curate: dict[str, object],
     bucket_rows: int,
+    by_unit: bool,
 ) -> None:
     one, several = (tmp_path_factory.mktemp(name) for name in ("one", "several"))
     rows = random_rows(sum(sizes), seed)
@@ -187,7 +189,7 @@ def test_several_sources_select_what_one_with_all_their_rows_would_and_each_is_c
         first_chunks.append(chunk)
         write(several, rows[start:end], first_chunk=chunk)
         places += [(chunk + at // TASK_SIZE, at % TASK_SIZE) for at in range(end - start)]
-        chunk += -(-(end - start) // TASK_SIZE)
+        chunk = len(first_chunks) * CHUNKS_PER_UNIT if by_unit else chunk + -(-(end - start) // TASK_SIZE)
     commit_first_chunks(several, first_chunks)
     build = config(seed=seed, **curate)
     joint = dataclasses.replace(build, source=None, sources=(SourceConfig(name="sample"),) * len(sizes))

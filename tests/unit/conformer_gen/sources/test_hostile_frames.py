@@ -69,7 +69,7 @@ def test_a_record_of_an_aselmdb_file_that_would_go_beyond_its_end_is_a_failed_ro
     assert path.read_bytes().count(head) == 1
     path.write_bytes(path.read_bytes().replace(head, struct.pack(large, len(value), 1 << 13, 1, 1)))
     first, second = read("ase-db", path)
-    assert f"has {(1 << 29) + len(value):,} bytes" in first.problem
+    assert f"its {(1 << 29) + len(value):,} bytes are more than" in first.problem
     assert second.problem
 
 

@@ -6,8 +6,8 @@ import lmdb
 import numpy as np
 import pytest
 
-from conformer_gen.sources.frame_files.lmdb_pages import LmdbPages
 from unimol_scale.errors import StoreError
+from unimol_scale.store.lmdb_files.lmdb_pages import LmdbPages
 
 MOST = 1 << 20
 

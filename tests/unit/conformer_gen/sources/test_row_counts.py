@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from conformer_gen.config import BuildConfig
-from conformer_gen.run import row_counts
 from conformer_gen.run.estimate import estimate
-from conformer_gen.run.row_counts import count_rows
+from conformer_gen.sources import row_counts
 from conformer_gen.sources.config import SourceConfig
+from conformer_gen.sources.row_counts import count_rows
 from tests.helpers.file_server import serve
 from unimol_scale.common.fetching.transport import NetworkError
 

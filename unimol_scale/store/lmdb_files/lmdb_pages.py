@@ -34,18 +34,24 @@ class LmdbPages:
     Its last pages may be missing, since the library does not write those that are free. Where others are, the file has
     been cut off.
 
+    Attributes:
+        num_entries: number of keys, as the file states it.
+
     Raises:
         StoreError: it is not a file of that format.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: IO[bytes] = path.open("rb")
+        try:
+            self._file: IO[bytes] = path.open("rb")
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read: {error.strerror}") from error
         try:
             self._size = path.stat().st_size
             self._page_size = 0
             metas = [self._meta(0), self._meta(self._page_size)]
-            _, self._root, self._last = max(metas)
+            _, self._root, self._last, self.num_entries = max(metas)
         except StoreError:
             self._file.close()
             raise
@@ -89,15 +95,15 @@ class LmdbPages:
         """
         begin, size = place
         if size > most:
-            raise ValueError(f"its record has {size:,} bytes, at most {most:,} are read")
+            raise ValueError(f"its {size:,} bytes are more than the {most:,} that are read")
         self._file.seek(begin)
         found = self._file.read(size)
         if len(found) < size:
-            raise ValueError("its record goes beyond the end of the file")
+            raise ValueError("it goes beyond the end of the file")
         return found
 
-    def _meta(self, at: int) -> tuple[int, int, int]:
-        """Return the transaction of a meta page, the root of its database and its last page."""
+    def _meta(self, at: int) -> tuple[int, int, int, int]:
+        """Return the transaction of a meta page, the root of its database, its last page and its number of entries."""
         page = self._read(at, HEADER.size + META.size + 2 * TREE.size + 16)
         magic, version, _, _ = META.unpack_from(page, HEADER.size)
         if magic != MAGIC or version != VERSION:
@@ -107,9 +113,9 @@ class LmdbPages:
         if page_size not in PAGE_SIZES or page_size != (self._page_size or page_size):
             raise StoreError(f"{self._path} is damaged: its pages have {page_size:,} bytes")
         self._page_size = page_size
-        root = TREE.unpack_from(page, free + TREE.size)[-1]
+        *_, entries, root = TREE.unpack_from(page, free + TREE.size)
         last, transaction = struct.unpack_from("<QQ", page, free + 2 * TREE.size)
-        return transaction, root, last
+        return transaction, root, last, entries
 
     def _page(self, number: int) -> bytes:
         if number > self._last:

@@ -3,20 +3,20 @@
 Each data set is a single LMDB file, not a directory. Keys are ASCII decimals (Uni-Mol, Zhou et al. 2023) or 4-byte
 big-endian
 integers (Uni-Mol2, Ji et al. 2024). A value is the pickle of a dict with ``atoms``, ``coordinates``, ``smi`` and, in
-the fine-tuning sets, ``target``. Imports LMDB, NumPy and the project's safe pickle reader.
+the fine-tuning sets, ``target``. Imports NumPy and the project's readers of LMDB pages and of pickles.
 """
 
-import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import lmdb
 import numpy as np
 
 from unimol_scale.errors import StoreError
 from unimol_scale.store import safe_pickle
+from unimol_scale.store.lmdb_files.lmdb_pages import LmdbPages, Place
 from unimol_scale.store.schema import Float32
 
 MAX_ATOMS = 10_000
@@ -51,37 +51,25 @@ class DamagedRecord:
     problem: str
 
 
-def read_official(path: Path) -> Iterator[OfficialRecord | DamagedRecord]:
-    """Yield every record of a file, one at a time, in the byte order of the keys.
+def read_official(path: Path, first: int = 0, last: int | None = None) -> Iterator[OfficialRecord | DamagedRecord]:
+    """Yield records ``first`` to ``last`` - 1 of a file, or all, one at a time, in the byte order of the keys.
 
     Raises:
-        StoreError: the file is not an LMDB file, or is truncated.
+        StoreError: the file is not an LMDB file, is damaged, or has been cut off.
     """
-    with contextlib.closing(open_lmdb(path)) as environment:
-        try:
-            with environment.begin(buffers=True) as transaction:
-                for key, value in transaction.cursor():
-                    yield _record(bytes(key), value)
-        except lmdb.Error as error:
-            raise StoreError(f"{path} is damaged: {error}") from error
+    with LmdbPages(path) as pages:
+        for key, place in itertools.islice(pages.places(), first, last):
+            yield _record(key, pages, place)
 
 
-def open_lmdb(path: Path) -> lmdb.Environment:
-    """Open a single-file LMDB for reading.
+def count_official(path: Path) -> int:
+    """Return the number of records of a file, which it states.
 
     Raises:
-        StoreError: the file is not an LMDB file, or is truncated.
+        StoreError: as ``read_official``.
     """
-    try:
-        environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=True, max_readers=1)
-    except lmdb.Error as error:
-        raise StoreError(f"{path} is not an LMDB file (a single file, without a folder): {error}") from error
-    expected = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-    size = path.stat().st_size
-    if size < expected:  # reading the missing pages would kill the process
-        environment.close()
-        raise StoreError(f"{path} is truncated: it has {size:,} of {expected:,} bytes; fetch it again")
-    return environment
+    with LmdbPages(path) as pages:
+        return pages.num_entries
 
 
 def key_text(key: bytes) -> str:
@@ -97,17 +85,15 @@ def key_text(key: bytes) -> str:
     raise StoreError("its key is neither a decimal number nor four bytes")
 
 
-def _record(key: bytes, value: memoryview) -> OfficialRecord | DamagedRecord:
+def _record(key: bytes, pages: LmdbPages, place: Place) -> OfficialRecord | DamagedRecord:
     name = repr(key[:50])
     try:
         name = key_text(key)
-        if len(value) > safe_pickle.MAX_BYTES:  # checked before it is copied
-            raise StoreError(f"its {len(value):,} bytes are more than the {safe_pickle.MAX_BYTES:,} allowed")
-        fields = safe_pickle.loads(bytes(value))
+        fields = safe_pickle.loads(pages.value(place, safe_pickle.MAX_BYTES))
         if not isinstance(fields, dict):
             raise StoreError("it is not a dict")
         return _checked(name, fields)
-    except StoreError as error:
+    except (StoreError, ValueError) as error:
         return DamagedRecord(key=name, problem=f"record {name}: {error}")
 
 
