@@ -37,6 +37,7 @@ from unimol_scale.engine.parallel.sharded_model import ShardModel
 from unimol_scale.engine.planning.corruption_check import check_own_objective
 from unimol_scale.engine.planning.max_pairs import with_max_pairs_here, with_side_by_side_here
 from unimol_scale.engine.planning.rehearsal import prepare_host_memory, rehearse
+from unimol_scale.engine.planning.zero_stage import with_stage_here
 from unimol_scale.engine.run.initial_weights import initial_weights
 from unimol_scale.engine.run.resume import settings_that_matter
 from unimol_scale.engine.run.run_config import PretrainConfig
@@ -83,6 +84,7 @@ class Trainer:
         self._objective = objective_of(config)
         check_own_objective(self._objective, config)
         share_cores(ranks, self._objective.count_parameters(config.model).total)
+        config = with_stage_here(config, self._objective, self._histogram, ranks)
         config = with_max_pairs_here(config, self._objective, self._histogram, ranks)
         config = self._config = with_side_by_side_here(config, ranks)
         torch.set_num_threads(max(torch.get_num_threads(), config.train.side_by_side or 1))

@@ -135,7 +135,7 @@ def with_side_by_side(config: PretrainConfig, cores: int, *, world_size: int, cu
     """
     if config.train.side_by_side is not None:
         return config
-    one = cuda or config.zero.stage == 3 or draws_while_training(config)
+    one = cuda or config.zero.stage_used == 3 or draws_while_training(config)
     most = min(_MOST_AT_ONCE, config.train.global_batch_size // world_size)
     number = 1 if one else max(1, min(cores, most))
     return replace(config, train=replace(config.train, side_by_side=number))

@@ -14,6 +14,7 @@ from unimol_scale.engine.planning.max_pairs import with_max_pairs_used
 from unimol_scale.engine.planning.plan import Plan, StageOption, plan_run
 from unimol_scale.engine.planning.plan_advice import advice_on, assumptions_of, warnings_of
 from unimol_scale.engine.planning.rank_memory import MARGIN
+from unimol_scale.engine.planning.zero_stage import with_stage_used
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.engine.run.train_config import TrainConfig
 
@@ -47,7 +48,7 @@ def describe(config: PretrainConfig, world_size: int) -> str:
         StoreError: the store is missing or unfinished.
         ConfigError: the settings do not fit the store or the number of ranks.
     """
-    config = with_max_pairs_used(config)
+    config = with_max_pairs_used(with_stage_used(config))
     return render(plan_of(config, world_size, target_here(config.train.precision)), config)
 
 
@@ -104,8 +105,9 @@ def render(plan: Plan, config: PretrainConfig) -> str:
     """
     title = f"{plan.name}: size {plan.size}, objective {plan.objective}, {counted(plan.world_size, 'rank')}"
     optimizer = f", {plan.optimizer}" if plan.muon_share else ""
+    chosen = " (chosen)" if plan.zero_stage_chosen else ""
     sections = [
-        [f"{title}, {plan.precision}, ZeRO stage {plan.zero_stage}{optimizer}", _summary(plan)],
+        [f"{title}, {plan.precision}, ZeRO stage {plan.zero_stage}{chosen}{optimizer}", _summary(plan)],
         _memory(plan),
         _steps(plan, config),
         _time(plan),
@@ -209,7 +211,7 @@ def _time(plan: Plan) -> list[str]:
     products = f"matrix products at {prefixed(target.matmul_flops)}FLOP/s"
     notes = {
         "compute": products if target.mfu is None else f"at {target.mfu:.0%} of {prefixed(target.peak_flops)}FLOP/s",
-        "memory traffic": f"at {prefixed(target.bandwidth)}B/s" if target.bandwidth else "",
+        "memory traffic": f"all other kernels, at {prefixed(target.bandwidth)}B/s" if target.bandwidth else "",
         "host": f"{steps.micro_batches:.1f} micro-batches × {time.kernels:,.0f} kernels, "
         f"{time.host / steps.micro_batches / time.kernels * 1e6:.0f} µs each at stage {plan.zero_stage}",
         "network": "collectives, assumed to overlap with the rest",
@@ -225,7 +227,7 @@ def _time(plan: Plan) -> list[str]:
         for part, note in notes.items()
         if seconds[part]
     ]
-    whole = "the longest of these" if target.is_gpu else "all of these"
+    whole = "the longest of device (the first two), host and network" if target.is_gpu else "all of these"
     return [f"time of a step ({target.name}), estimated", *_table([*rows, ("step", duration(time.seconds), whole)])]
 
 

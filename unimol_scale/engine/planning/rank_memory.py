@@ -277,7 +277,7 @@ def _muon_work_space(config: PretrainConfig, world_size: int) -> float:
         return 0.0
     a_round = min(ROUND_ELEMENTS * world_size, muon)
     # Under stage 0, every rank receives the whole round.
-    whole = 2 * a_round if config.zero.stage == 0 else 0
+    whole = 2 * a_round if config.zero.stage_used == 0 else 0
     return float((_MUON_COPIES * a_round / world_size + whole) * value_bytes(config))
 
 
