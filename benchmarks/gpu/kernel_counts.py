@@ -112,7 +112,7 @@ def count_kernels(
 
 @contextlib.contextmanager
 def _as_on_a_gpu() -> Iterator[None]:
-    """Launch kernels as on a GPU, even if Triton's interpreter, which shares rows among fewer programs, is asked for."""
+    """Launch kernels as on a GPU, even if Triton's interpreter is asked for, which shares rows among few programs."""
     name = "TRITON_INTERPRET"
     before = os.environ.pop(name, None)
     interprets.cache_clear()

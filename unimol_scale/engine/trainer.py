@@ -91,7 +91,7 @@ class Trainer:
         self._complete = sample_completer(ranks.device, teacher_of(config, ranks.device))
         self._train_loader = training_loader(
             config.data,
-            corruption_of(self._objective, config.model),
+            corruption_of(self._objective, config.model, config.data.shapes),
             batch_size=config.train.global_batch_size,
             seed=config.seed,
             rank=ranks.rank,

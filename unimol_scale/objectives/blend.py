@@ -184,6 +184,8 @@ class BlendSample(Sample):
         noised_BA: bool, atoms whose noise is to be predicted, which see another atom in 3D.
     """
 
+    PADDING = MappingProxyType({"path_BAA": NO_CLASS, "edge_BAAS": NO_CLASS})
+
     path_BAA: Tensor
     edge_BAAS: Tensor
     clean_BA3: Tensor
@@ -205,6 +207,7 @@ class BlendObjective(Objective):
     Config = BlendConfig
     implied = MappingProxyType({"model": {"edges": "path"}})
     mixable = True
+    takes_empty_molecules = True
 
     def __init__(self, config: BlendConfig, edges: Literal["bond", "path"] = "bond") -> None:
         self.config = config

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from unimol_scale.engine.parallel.deepspeed_settings import deepspeed_settings
 from unimol_scale.engine.parallel.matrix_exchange import ROUND_ELEMENTS
 from unimol_scale.engine.run.run_config import PretrainConfig
@@ -149,7 +151,11 @@ def largest_micro_batch(
             chance = int(expected + e / 3 + (e * e / 9 + 2 * e * expected) ** 0.5)
         # The end of an epoch may bring a molecule a second time.
         count = min(config.data.pair_budget // (n + 1) ** 2, batch, chance, 2 * up_to)
-        shape = MicroBatchShape(molecules=count, num_atoms=n)
+        atoms = n
+        if (shapes := config.data.shapes) is not None and count:
+            atoms = int(shapes.atoms(np.array([n], np.int32))[0])
+            count, atoms = shapes.shape(min(count, shapes.max_pairs // (atoms + 1) ** 2), n)
+        shape = MicroBatchShape(molecules=count, num_atoms=atoms)
         needed = micro_batch_bytes(config, objective, shape, cuda=cuda)
         if count and needed >= most:
             best, most = shape, needed

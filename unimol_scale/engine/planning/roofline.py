@@ -221,7 +221,7 @@ def _cut(
     config: PretrainConfig, objective: Objective, histogram: Mapping[int, int], world_size: int, target: Target
 ) -> _Cut:
     """Cut a few batches drawn from the histogram, with a fixed seed."""
-    batch = config.train.global_batch_size
+    batch, buckets = config.train.global_batch_size, config.data.shapes
     sizes, rows = np.array(list(histogram), np.int32), np.array(list(histogram.values()), np.float64)
     draw = np.random.default_rng(0)
     share_of_rank = batch // world_size
@@ -231,10 +231,14 @@ def _cut(
     times: list[MicroBatchTime] = []
     for _ in range(_STEPS_DRAWN):
         atoms_G = draw.choice(sizes, size=drawn, p=rows / rows.sum())
+        real += int(((atoms_G.astype(np.int64) + 1) ** 2).sum())
+        if buckets is not None:
+            atoms_G = buckets.atoms(atoms_G)
         plan = plan_micro_batches(atoms_G, world_size, config.data.pair_budget)
         turns += plan.per_rank
-        real += int(((atoms_G.astype(np.int64) + 1) ** 2).sum())
         shapes = [(len(members), int(atoms_G[members].max())) for members in plan.members]
+        if buckets is not None:
+            shapes = [buckets.shape(*shape) for shape in shapes]
         spent += sum(count * (n + 1) ** 2 for count, n in shapes)
         # Micro-batches of one turn run side by side; the costliest decides how long it takes.
         for start in range(0, len(shapes), world_size):
