@@ -25,6 +25,7 @@ from unimol_scale.data.dataset import open_store_of, training_loader
 from unimol_scale.data.steps.planner import StepPlanner
 from unimol_scale.engine.beginning import Beginning, find_beginning
 from unimol_scale.engine.checkpointing import RunCheckpoints
+from unimol_scale.engine.graphed_micro_batches import capture_on
 from unimol_scale.engine.incidents import Incidents
 from unimol_scale.engine.log.profiling import StepProfiler
 from unimol_scale.engine.log.run_log import NoLog, RunLog
@@ -88,6 +89,7 @@ class Trainer:
         config = with_max_pairs_here(config, self._objective, self._histogram, ranks)
         config = self._config = with_side_by_side_here(config, ranks)
         torch.set_num_threads(max(torch.get_num_threads(), config.train.side_by_side or 1))
+        self._capture = capture_on(ranks.device) if config.train.cuda_graphs else None
         self._complete = sample_completer(ranks.device, teacher_of(config, ranks.device))
         self._train_loader = training_loader(
             config.data,
@@ -146,7 +148,7 @@ class Trainer:
         train = self._config.train
         at_once = train.side_by_side or 1
         self._step = OptimizerStep(
-            self._model, self._objective, self._complete, self._ranks, self._config.seed, at_once
+            self._model, self._objective, self._complete, self._ranks, self._config.seed, at_once, self._capture
         )
         if train.rehearse:
             rehearse(self._config, self._objective, self._histogram, self._ranks, self._step.try_out)

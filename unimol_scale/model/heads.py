@@ -3,7 +3,6 @@
 Shapes: B molecules, A atoms, N = A + 1 nodes, D atom channels, P pair channels, H heads, M chosen atoms, V tokens.
 """
 
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -18,7 +18,7 @@ def pad_fields(value: DataT, sizes: Mapping[str, int], fills: Mapping[str, float
     Args:
         value: the dataclass.
         sizes: letter of a dimension → its size afterwards, at least that before.
-        fills: name of a field → value of its padding, if that is not 0.
+        fills: name of a field of the dataclass itself → value of its padding, if that is not 0.
         keep: names of fields that stay as they are.
     """
     changed: dict[str, Any] = {}
@@ -27,7 +27,7 @@ def pad_fields(value: DataT, sizes: Mapping[str, int], fills: Mapping[str, float
         if isinstance(item, Tensor) and field.name not in keep:
             changed[field.name] = _padded(item, field.name, sizes, fills.get(field.name, 0))
         elif dataclasses.is_dataclass(item) and not isinstance(item, type):
-            changed[field.name] = pad_fields(item, sizes, fills, keep)
+            changed[field.name] = pad_fields(item, sizes, {}, keep)
     padded: DataT = dataclasses.replace(value, **changed)  # type: ignore[type-var]
     return padded
 

@@ -56,14 +56,14 @@ def scored(objective, model, complete, sample):
 @pytest.mark.parametrize("kernels", ["torch", "C", "Triton"])
 @pytest.mark.parametrize("case", CASES)
 def test_padding_changes_neither_sums_nor_gradients(case, kernels, monkeypatch):
-    if kernels == "Triton" and not (has_triton() and case in ("denoise", "noise")):
-        pytest.skip("Triton's kernels compute these objectives' layers alike, slowly")
+    if kernels == "Triton" and not (has_triton() and case == "denoise"):
+        pytest.skip("Triton's interpreter is slow, and its kernels compute the layers of all objectives alike")
     monkeypatch.setenv("UNIMOL_SCALE_KERNELS", "torch" if kernels == "torch" else "auto")
     objective, model, complete = parts_of(case)
-    sizes = SIZES[:3] if kernels == "Triton" else SIZES
+    sizes = [3, 1] if kernels == "Triton" else SIZES
     batch, names = collate(random_columns(sizes)), keys(range(len(sizes)))
     plain = corruption_of(objective, model.backbone.config)(batch, names, 0)
-    molecules, atoms = len(sizes) + 2, 15
+    molecules, atoms = len(sizes) + 1, 5 if kernels == "Triton" else 15
     padded = plain.padded(molecules, atoms)
     assert padded.input.token_BA.shape == (molecules, atoms)
     assert padded.counts == plain.counts

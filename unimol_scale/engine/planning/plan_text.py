@@ -110,7 +110,7 @@ def render(plan: Plan, config: PretrainConfig) -> str:
         [f"{title}, {plan.precision}, ZeRO stage {plan.zero_stage}{chosen}{optimizer}", _summary(plan)],
         _memory(plan),
         _steps(plan, config),
-        _time(plan),
+        _time(plan, config),
         _stages(plan),
         [*_cost(plan), *_parameters(plan)],
         [_wrapped(text) for text in assumptions_of(plan)]
@@ -206,14 +206,15 @@ def _schedule(train: TrainConfig) -> str:
     return f"wsd, decaying after step {train.decay_start:,}" if train.schedule == "wsd" else train.schedule
 
 
-def _time(plan: Plan) -> list[str]:
+def _time(plan: Plan, config: PretrainConfig) -> list[str]:
     time, target, steps = plan.time, plan.target, plan.steps
+    kernels = "one CUDA graph" if config.train.cuda_graphs else f"{time.kernels:,.0f} kernels"
     products = f"matrix products at {prefixed(target.matmul_flops)}FLOP/s"
     notes = {
         "compute": products if target.mfu is None else f"at {target.mfu:.0%} of {prefixed(target.peak_flops)}FLOP/s",
         "memory traffic": f"all other kernels, at {prefixed(target.bandwidth)}B/s" if target.bandwidth else "",
-        "host": f"{steps.micro_batches:.1f} micro-batches × {time.kernels:,.0f} kernels, "
-        f"{time.host / steps.micro_batches / time.kernels * 1e6:.0f} µs each at stage {plan.zero_stage}",
+        "host": f"{steps.micro_batches:.1f} micro-batches × {kernels}, "
+        f"{time.host / steps.micro_batches * 1e3:.3g} ms each at stage {plan.zero_stage}",
         "network": "collectives, assumed to overlap with the rest",
     }
     seconds = {

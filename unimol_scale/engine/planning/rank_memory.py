@@ -194,6 +194,8 @@ def rank_memory(
     at_once = config.train.side_by_side or 1
     if at_once > 1:  # gradients of each micro-batch, and their sum before DeepSpeed takes it
         gradients += (at_once + 1) * parameters * width
+    elif config.train.cuda_graphs:  # those of a micro-batch, and their sum before DeepSpeed takes it
+        gradients += 2 * parameters * width
     optimizer = optimizer_bytes(config, parameters) * shares[0] / parameters
     averages = shares[0] * AVERAGE_BYTES * keeps_averages(config)
     # One state, divided among the ranks, at any stage.

@@ -211,10 +211,11 @@ def step_time(
 
 
 def _host_seconds(config: PretrainConfig, cut: _Cut) -> float:
-    """Return the host's seconds of a step. Micro-batches side by side call DeepSpeed's hooks once per step."""
+    """Return the host's seconds of a step. Graphs and micro-batches side by side need DeepSpeed's hooks once a step."""
     hooks = config.model.layers * SECONDS_OF_HOOKS[config.zero.stage_used]
-    once = (config.train.side_by_side or 1) > 1
-    return cut.time.host + hooks * (1.0 if once else cut.micro_batches)
+    once = config.train.cuda_graphs or (config.train.side_by_side or 1) > 1
+    starting = cut.micro_batches * SECONDS_OF_GRAPH if config.train.cuda_graphs else cut.time.host
+    return starting + hooks * (1.0 if once else cut.micro_batches)
 
 
 def _cut(

@@ -127,6 +127,7 @@ class PretrainConfig:
         if self.branch_from is not None:
             self._check_branch()
         self._check_side_by_side()
+        self._check_graphs()
 
     def _check_side_by_side(self) -> None:
         at_once = self.train.side_by_side or 1
@@ -141,6 +142,18 @@ class PretrainConfig:
                 f"on thread timing; set train.side_by_side to 1, or {', '.join(f'model.{name}' for name in DROPOUTS)} "
                 "to 0"
             )
+
+    def _check_graphs(self) -> None:
+        if not self.train.cuda_graphs:
+            return
+        wrong = {
+            "data.buckets=true, because every shape of a micro-batch has a graph of its own": not self.data.buckets,
+            "whole weights on every rank: zero.stage 0, 1 or 2": self.zero.stage == 3,
+            "train.side_by_side=1": (self.train.side_by_side or 1) > 1,
+            "model.checkpoint_every=0, because recomputing resets torch's generators": self.model.checkpoint_every > 0,
+        }
+        if needs := [need for need, missing in wrong.items() if missing]:
+            raise ConfigError(f"train.cuda_graphs needs {'; and '.join(needs)}")
 
     def _check_branch(self) -> None:
         if self.train.schedule != "wsd":
