@@ -61,9 +61,8 @@ def configure(store: object, output: Path, *, stage=0, buckets=True, checkpoint_
 def micro_batches(objective, device=CPU):
     """Two shapes, each twice, of other molecules."""
     found = []
-    for number, (sizes, shape) in enumerate(
-        [([5, 3], (2, 7)), ([9, 2, 4], (4, 11)), ([7], (2, 7)), ([11, 6], (4, 11))]
-    ):
+    molecules = [([5, 3], (2, 7)), ([9, 2, 4], (4, 11)), ([7], (2, 7)), ([11, 6], (4, 11))]
+    for number, (sizes, shape) in enumerate(molecules):
         sample = objective.corrupt(collate(random_columns(sizes)), keys(range(len(sizes)), epoch=number))
         found.append(to_device(sample.padded(*shape), device))
     return found
@@ -77,7 +76,8 @@ def one_by_one(model, samples, weights, counts):
         torch.manual_seed(slot)
         sums = model(sample)
         gradients = torch.autograd.grad(total_loss(sums, counts, weights), list(model.parameters()), allow_unused=True)
-        total = [new if old is None else old if new is None else old + new for old, new in zip(total, gradients)]
+        pairs = zip(total, gradients, strict=True)
+        total = [new if old is None else old if new is None else old + new for old, new in pairs]
         found.append({name: value.detach() for name, value in sums.items()})
     return found, total
 

@@ -134,7 +134,15 @@ class _Cut:
 
 
 def micro_batch_time(
-    model: ModelConfig, heads: Heads, flops: float, molecules: int, num_atoms: int, target: Target, *, precision: str
+    model: ModelConfig,
+    heads: Heads,
+    flops: float,
+    molecules: int,
+    num_atoms: int,
+    target: Target,
+    *,
+    precision: str,
+    fused: bool | None = None,
 ) -> MicroBatchTime:
     """Return how long the forward and the backward pass of a micro-batch take.
 
@@ -146,8 +154,10 @@ def micro_batch_time(
         num_atoms: atoms of each, with padding.
         target: the device.
         precision: ``bf16`` or ``fp32``.
+        fused: whether Triton kernels compute it; None: as the model chooses on that device.
     """
-    fused = target.is_gpu and is_fused(model, num_atoms, precision)
+    if fused is None:
+        fused = target.is_gpu and is_fused(model, num_atoms, precision)
     width = 2 if precision == "bf16" else 4
     work = training_work(model, molecules, num_atoms, width, fused=fused, heads=heads)
     compute = flops * (1 + recomputed_share(model) / TRAINING_TO_FORWARD) / target.matmul_flops
