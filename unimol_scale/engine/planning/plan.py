@@ -322,11 +322,19 @@ def _compute(case: _Case, time: StepTime) -> ComputePlan:
 
 
 def _with_stage(asked: _Case, stage: Stage) -> _Case:
-    """Return the case at another stage, without a DeepSpeed settings file, since that is written for one stage."""
-    zero = asked.config.zero
-    return replace(
-        asked, config=replace(asked.config, zero=zero if stage == zero.stage_used else ZeroConfig(stage=stage))
-    )
+    """Return the case at another stage."""
+    return asked if stage == asked.config.zero.stage_used else replace(asked, config=_staged(asked.config, stage))
+
+
+def _staged(config: PretrainConfig, stage: Stage) -> PretrainConfig:
+    """Return a run at another stage, without a DeepSpeed settings file and what needs whole weights at stage 3.
+
+    Such a file is written for one stage.
+    """
+    train = config.train
+    if stage == 3:
+        train = replace(train, cuda_graphs=False, side_by_side=train.side_by_side and 1)
+    return replace(config, train=train, zero=ZeroConfig(stage=stage))
 
 
 def _at_stage(asked: _Case, stage: Stage) -> StageOption:
@@ -404,8 +412,7 @@ def _fit(case: _Case) -> FitPlan:
 def _remedies(case: _Case) -> tuple[str, ...]:
     """Return the single changes with which the largest molecule fits, or else the smallest combination of changes."""
     config, world_size = case.config, case.world_size
-    # A DeepSpeed settings file is written for one stage.
-    stage_3 = ("zero.stage=3", replace(config, zero=ZeroConfig(stage=3)), world_size)
+    stage_3 = ("zero.stage=3", _staged(config, 3), world_size)
     recomputed = ("model.checkpoint_every=1", _recomputing(config), world_size)
     batch = config.train.global_batch_size
     more = [ranks for ranks in range(world_size + 1, min(batch, _MOST_RANKS) + 1) if batch % ranks == 0]

@@ -172,9 +172,9 @@ def test_molecules_too_large_for_the_triton_kernels_and_fp32_start_more_kernels(
         plan_run(*run_of(size="84M", stage=1), {n: 10**6}, world_size=8, target=named_target("h200", "bf16")).time
         for n in (63, 64)
     )
-    assert (small.kernels, large.kernels) == (949, 2527)
+    assert (small.kernels, large.kernels) == (949, 2529)
     exact = plan_of(*run_of(size="84M", stage=1, precision="fp32"), 8, device="h200").time
-    assert exact.kernels == 2527
+    assert exact.kernels == 2529
 
 
 @pytest.mark.parametrize(
@@ -197,6 +197,22 @@ def test_the_stage_is_1_where_whole_weights_fit_and_a_given_one_stays(size, memo
     assert (f"ZeRO stage {stage} (chosen)" in render(plan, config)) == plan.zero_stage_chosen
     if changes.get("zero_file") is None:
         assert plan.time.seconds == plan.stages[stage].seconds_per_step
+
+
+def test_graphs_take_the_host_off_small_micro_batches_and_need_memory_for_gradients():
+    config, objective = run_of(size="84M", stage=1, global_batch_size=64)
+    graphed = replace(config, data=replace(config.data, buckets=True), train=replace(config.train, cuda_graphs=True))
+    eager, replayed = (plan_of(run, objective, 8) for run in (config, graphed))
+    assert eager.time.bound == "host"
+    assert replayed.time.host < 0.6 * eager.time.host
+    assert replayed.memory.gradients == 3 * eager.memory.gradients
+    assert "× one CUDA graph" in render(replayed, graphed)
+    assert replayed.steps.padding > eager.steps.padding
+
+
+def test_a_run_side_by_side_is_planned_at_every_stage():
+    config, objective = run_of(size="2M", stage=1, precision="fp32", side_by_side=2)
+    assert [option.stage for option in plan_of(config, objective, 8).stages] == [0, 1, 2, 3]
 
 
 def test_on_a_cpu_and_on_unknown_devices_the_stage_is_3_as_it_always_was():
