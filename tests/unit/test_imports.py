@@ -32,7 +32,7 @@ ORDER = {
     "conformer_gen.sources": "frame_units molecule frame_settings source registry config inputs *"
     " frame_files data_sets",
     "unimol_scale.common": "files text * report machine fetching",
-    "unimol_scale.model": "native presets kernels fused *",
+    "unimol_scale.model": "native presets accounting kernels fused *",
     "unimol_scale.model.fused": "programs *",
     "unimol_scale.data": "vocabulary features batch steps *",
     "unimol_scale.checkpoints": "safetensors_writer run *",

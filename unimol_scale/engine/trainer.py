@@ -36,9 +36,8 @@ from unimol_scale.engine.parallel.deepspeed_model import DeepSpeedModel
 from unimol_scale.engine.parallel.ranks import Ranks, share_cores
 from unimol_scale.engine.parallel.sharded_model import ShardModel
 from unimol_scale.engine.planning.corruption_check import check_own_objective
-from unimol_scale.engine.planning.max_pairs import with_max_pairs_here, with_side_by_side_here
+from unimol_scale.engine.planning.max_pairs import with_max_pairs_here, with_side_by_side_here, with_stage_here
 from unimol_scale.engine.planning.rehearsal import prepare_host_memory, rehearse
-from unimol_scale.engine.planning.zero_stage import with_stage_here
 from unimol_scale.engine.run.initial_weights import initial_weights
 from unimol_scale.engine.run.resume import settings_that_matter
 from unimol_scale.engine.run.run_config import PretrainConfig

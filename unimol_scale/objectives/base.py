@@ -21,7 +21,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ class Sample:
     num_atoms: int
     part: str = ""
 
-    def padded(self, molecules: int, num_atoms: int) -> Self:
+    def padded(self, molecules: int, num_atoms: int) -> "Sample":
         """Return the sample with more atoms, which are padding, and more molecules, which have no atoms.
 
         Only ``molecule_B`` keeps its length, so it names the real molecules. Counts stay as they are.

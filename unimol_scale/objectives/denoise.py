@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
@@ -146,10 +146,12 @@ class DenoiseSample(Sample):
         if self.masked_M is None:
             object.__setattr__(self, "masked_M", self.masked_BA.flatten().nonzero().squeeze(1))
 
-    def padded(self, molecules: int, num_atoms: int) -> Self:
+    def padded(self, molecules: int, num_atoms: int) -> "DenoiseSample":
         """Return the sample padded as ``Sample.padded`` does, with as many masked tokens as a multiple of a quarter."""
         found = replace(self, masked_M=torch.empty(0), counted_M=None)
-        sample = replace(super(DenoiseSample, found).padded(molecules, num_atoms), masked_M=None)
+        padded = super(DenoiseSample, found).padded(molecules, num_atoms)
+        assert isinstance(padded, DenoiseSample)
+        sample = replace(padded, masked_M=None)
         assert sample.masked_M is not None
         count, quarter = len(sample.masked_M), -(-molecules * num_atoms // 4)
         slots = max(1, -(-count // quarter)) * quarter

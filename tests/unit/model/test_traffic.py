@@ -5,7 +5,7 @@ import pytest
 from benchmarks.gpu.kernel_counts import count_kernels
 from benchmarks.gpu.launches import counts_of, report
 from unimol_scale.model.fused import launching
-from unimol_scale.model.gpu_work import MAX_CHANNELS, MAX_NODES, is_fused, training_work
+from unimol_scale.model.fused.gpu_work import MAX_CHANNELS, MAX_NODES, is_fused, training_work
 from unimol_scale.model.presets import preset
 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")

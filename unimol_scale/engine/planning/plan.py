@@ -14,7 +14,7 @@ from unimol_scale.common.machine import threads
 from unimol_scale.common.units import SECONDS_A_DAY
 from unimol_scale.data.steps.micro_batches import check_budget
 from unimol_scale.engine.planning.accelerators import Target
-from unimol_scale.engine.planning.max_pairs import with_max_pairs, with_side_by_side
+from unimol_scale.engine.planning.max_pairs import with_max_pairs, with_side_by_side, with_stage
 from unimol_scale.engine.planning.rank_memory import (
     MARGIN,
     MicroBatchShape,
@@ -25,7 +25,6 @@ from unimol_scale.engine.planning.rank_memory import (
     rank_memory,
 )
 from unimol_scale.engine.planning.roofline import StepsPlan, StepTime, step_time
-from unimol_scale.engine.planning.zero_stage import with_stage
 from unimol_scale.engine.run.run_config import STAGES, PretrainConfig, Stage, ZeroConfig
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.accounting import ParameterCount, count_hidden, mean_flops

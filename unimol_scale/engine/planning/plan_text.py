@@ -10,11 +10,10 @@ from unimol_scale.data.dataset import open_store_of
 from unimol_scale.engine.objective_setup import objective_of
 from unimol_scale.engine.planning.accelerators import Target, target_here
 from unimol_scale.engine.planning.corruption_check import check_own_objective
-from unimol_scale.engine.planning.max_pairs import with_max_pairs_used
+from unimol_scale.engine.planning.max_pairs import with_max_pairs_used, with_stage_used
 from unimol_scale.engine.planning.plan import Plan, StageOption, plan_run
 from unimol_scale.engine.planning.plan_advice import advice_on, assumptions_of, warnings_of
 from unimol_scale.engine.planning.rank_memory import MARGIN
-from unimol_scale.engine.planning.zero_stage import with_stage_used
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.engine.run.train_config import TrainConfig
 

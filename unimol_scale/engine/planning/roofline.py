@@ -5,7 +5,7 @@ These three overlap on a GPU, so a step takes as long as the longest of them:
 - device: its kernels run one after another. A matrix product takes as long as its FLOPs, including padding and
   recomputation, at what large products reach (0.8 of the data sheet's peak: 790 of 989 TFLOP/s), or as its bytes if
   they take longer. All other kernels take as long as their bytes at what large copies reach (0.9 of the data sheet's
-  bandwidth: 4.3 of 4.8 TB/s). Bytes are counted for the kernels that compute the layers (model/gpu_work.py);
+  bandwidth: 4.3 of 4.8 TB/s). Bytes are counted for the kernels that compute the layers (model/fused/gpu_work.py);
 - host: the kernels of a micro-batch × the time to start one, and DeepSpeed's hooks on every layer. Neither depends on
   the size of the micro-batch;
 - network: bytes of the collectives divided by the bandwidth of the slowest link that a rank uses.
@@ -31,7 +31,7 @@ from unimol_scale.model.accounting import (
     orthogonalisation_flops,
     recomputed_share,
 )
-from unimol_scale.model.gpu_work import is_fused, training_work
+from unimol_scale.model.fused.gpu_work import is_fused, training_work
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.objectives.base import Objective
 

@@ -8,12 +8,11 @@ import pytest
 
 from unimol_scale.data.dataset import DataConfig
 from unimol_scale.engine.planning.accelerators import DEVICES, Target, named_target, parse_bytes, with_given
-from unimol_scale.engine.planning.max_pairs import with_max_pairs, with_max_pairs_used
+from unimol_scale.engine.planning.max_pairs import with_max_pairs, with_max_pairs_used, with_stage, with_stage_used
 from unimol_scale.engine.planning.plan import check_division, plan_run
 from unimol_scale.engine.planning.plan_advice import advice_on, warnings_of
 from unimol_scale.engine.planning.plan_text import assumed_sizes, render
 from unimol_scale.engine.planning.rank_memory import largest_micro_batch, micro_batch_bytes, rank_memory
-from unimol_scale.engine.planning.zero_stage import with_stage, with_stage_used
 from unimol_scale.engine.run.run_config import PretrainConfig, ZeroConfig, resolve
 from unimol_scale.engine.run.run_folder import write_config
 from unimol_scale.engine.run.train_config import TrainConfig
