@@ -130,6 +130,13 @@ TORCH = (
     ),
     PrivateApi(
         library="torch",
+        owner="torch",
+        names=("_foreach_add_", "_foreach_copy_", "_foreach_zero_"),
+        where=("graphed_micro_batches.py",),
+        why="Gradients are added up by a few kernels instead of one per parameter, as in torch's own optimizers.",
+    ),
+    PrivateApi(
+        library="torch",
         owner="torch.ops.mkldnn",
         names=("_linear_pointwise",),
         where=("kernels.py",),

@@ -40,12 +40,14 @@ class Stage:
         module: module of this package that contains the function.
         seconds: time limit on a GPU.
         quick_seconds: time limit on a CPU, where everything is small and the machine may be busy.
+        needs_gpu: whether it is left out on a CPU.
     """
 
     name: str
     module: str
     seconds: float
     quick_seconds: float = 300.0
+    needs_gpu: bool = False
 
 
 STAGES = (
@@ -54,11 +56,13 @@ STAGES = (
     Stage(name="kernels", module="numerics", seconds=120),
     Stage(name="syncs", module="device_speed", seconds=40),
     Stage(name="speed", module="device_speed", seconds=150),
+    Stage(name="graphs", module="graphs", seconds=90, needs_gpu=True),
     Stage(name="memory", module="device_speed", seconds=40),
-    Stage(name="engine", module="runs", seconds=150),
+    Stage(name="engine", module="runs", seconds=180),
     Stage(name="resume", module="runs", seconds=60),
     Stage(name="large", module="runs", seconds=150),
     Stage(name="downstream", module="downstream_use", seconds=60),
+    Stage(name="compiled", module="graphs", seconds=120, needs_gpu=True),
     Stage(name="pretraining", module="runs", seconds=300),
 )
 
@@ -155,6 +159,8 @@ def accept(options: argparse.Namespace) -> bool:
     """Run the stages, write the report, and return whether all passed."""
     options.output.mkdir(parents=True, exist_ok=True)
     chosen = [stage for stage in STAGES if options.only is None or stage.name in options.only]
+    if options.device == "cpu":
+        chosen = [stage for stage in chosen if not stage.needs_gpu]
     begun, results = time.monotonic(), []
     for stage in chosen:
         left = options.seconds - (time.monotonic() - begun)

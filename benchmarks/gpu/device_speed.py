@@ -12,7 +12,9 @@ from benchmarks.gpu.stage import Findings, StageSettings
 from benchmarks.training.model_step import build, random_sample
 from unimol_scale.data.transfer import to_device
 from unimol_scale.engine.log.throughput import copy_bandwidth, matmul_peak
-from unimol_scale.model.accounting import activation_bytes, count_parameters, training_flops
+from unimol_scale.engine.planning.accelerators import Target, target_here
+from unimol_scale.engine.planning.roofline import micro_batch_time
+from unimol_scale.model.accounting import DENOISE_HEADS, activation_bytes, count_parameters, training_flops
 from unimol_scale.model.fused.launching import has_triton, kernels_switched
 from unimol_scale.model.presets import ModelConfig, preset
 from unimol_scale.objectives.base import total_loss
@@ -24,6 +26,8 @@ REPEATS = 5
 TOP_KERNELS = 12
 # Relative deviation allowed between the measured peak and the accounting.
 MEMORY_TOLERANCE = 0.05
+# And between the measured time of a micro-batch and the planner's.
+TIME_TOLERANCE = 0.2
 GIB = 2**30
 WEIGHTS = DenoiseObjective(DenoiseConfig()).weights
 
@@ -45,10 +49,12 @@ def _name(device: torch.device) -> str:
 
 
 def make_step(
-    config: ModelConfig, formulation: str, dtype: str, molecules: int, device: torch.device
+    config: ModelConfig, formulation: str, dtype: str, molecules: int, device: torch.device, *, compiles: bool = False
 ) -> Callable[[], None]:
     """Return a function that does forward and backward of one micro-batch; it does not wait for the device."""
     model = build((formulation, dtype), config, device, 0).train()
+    if compiles:
+        model.compile()
     sample = to_device(random_sample([ATOMS] * molecules, seed=0), device)
     parameters = list(model.parameters())
 
@@ -59,7 +65,8 @@ def make_step(
     return step
 
 
-def _seconds(step: Callable[[], None], device: torch.device) -> float:
+def seconds_of(step: Callable[[], None], device: torch.device) -> float:
+    """Return the seconds of a step, median of a few after two of warm-up."""
     times = []
     for _ in range(REPEATS + 2):
         begun = time.perf_counter()
@@ -75,14 +82,17 @@ def speed(settings: StageSettings) -> Findings:
     findings = Findings()
     dtype = "fp32" if settings.quick else "bf16"
     plan = {"0.03M": (4,)} if settings.quick else {"84M": (32, 128, 320), "310M": (32, 128, 256), "1.1B": (8, 32, 64)}
-    rows = [["size", "pairs", "who computes", "ms", "molecules/s", "MFU", "device busy"]]
-    product_peak = matmul_peak(settings.device, DTYPES[dtype])
+    rows = [["size", "pairs", "who computes", "ms", "predicted", "molecules/s", "MFU", "device busy"]]
+    target = target_here(dtype)
     for size, counts in plan.items():
         config = preset(size)
         for molecules in counts:
             for who, formulation, fused in _formulations(settings, size):
-                numbers = _measure(config, formulation, fused, dtype, molecules, settings.device, product_peak)
+                numbers = _measure(config, formulation, fused, dtype, molecules, settings.device, target)
                 rows.append([size, f"{molecules * (ATOMS + 1) ** 2:,}", who, *numbers])
+                if settings.cuda and fused and molecules == max(counts) and numbers[0] != "out of memory":
+                    error = abs(float(numbers[0]) / float(numbers[1]) - 1)
+                    findings.at_most(f"{size}, {molecules} molecules: off the prediction by", error, TIME_TOLERANCE)
             if settings.cuda:
                 torch.cuda.empty_cache()
     findings.tables[f"Forward and backward, {dtype}, dropout as the sizes have it, {ATOMS} atoms"] = rows
@@ -102,20 +112,24 @@ def _formulations(settings: StageSettings, size: str) -> list[tuple[str, str, bo
 
 
 def _measure(
-    config: ModelConfig, formulation: str, fused: bool, dtype: str, molecules: int, device: torch.device, peak: float
+    config: ModelConfig, formulation: str, fused: bool, dtype: str, molecules: int, device: torch.device, target: Target
 ) -> list[str]:
+    flops, predicted = molecules * training_flops(config, ATOMS), "-"
+    if formulation == "ours":
+        time_of = micro_batch_time(config, DENOISE_HEADS, flops, molecules, ATOMS, target, precision=dtype, fused=fused)
+        predicted = f"{1e3 * time_of.seconds:.1f}"
     with kernels_switched(fused):
         try:
             step = make_step(config, formulation, "fp32" if formulation == "textbook" else dtype, molecules, device)
-            seconds = _seconds(step, device)
-            busy = f"{_busy_seconds(step) / seconds:.0%}" if device.type == "cuda" else "-"
+            seconds = seconds_of(step, device)
+            busy = f"{busy_seconds(step) / seconds:.0%}" if device.type == "cuda" else "-"
         except torch.OutOfMemoryError:
-            return ["out of memory", "-", "-", "-"]
-    mfu = molecules * training_flops(config, ATOMS) / seconds / peak
-    return [f"{1e3 * seconds:.1f}", f"{molecules / seconds:.1f}", f"{mfu:.1%}", busy]
+            return ["out of memory", predicted, "-", "-", "-"]
+    mfu = flops / seconds / target.matmul_flops
+    return [f"{1e3 * seconds:.1f}", predicted, f"{molecules / seconds:.1f}", f"{mfu:.1%}", busy]
 
 
-def _busy_seconds(step: Callable[[], None]) -> float:
+def busy_seconds(step: Callable[[], None]) -> float:
     """Return how long the device computes in a step; the rest of the step it waits for the host."""
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         step()

@@ -5,8 +5,9 @@ caches save, and what a library does in several steps, is not seen.
 """
 
 import contextlib
+import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.data.transfer import to_device
 from unimol_scale.engine.planning.rank_memory import MicroBatchShape
 from unimol_scale.engine.planning.rehearsal import carbon_chains
-from unimol_scale.model.fused.launching import kernels_switched, launches_seen_by
+from unimol_scale.model.fused.launching import interprets, kernels_switched, launches_seen_by
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.objectives.base import total_loss
 from unimol_scale.objectives.config import ObjectiveConfig, build_objective
@@ -101,8 +102,23 @@ def count_kernels(
         model = objective.build_model(model_config).to(dtype)
     moved = to_device(sample, meta)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_as_on_a_gpu())
         count = stack.enter_context(KernelCount())
         stack.enter_context(kernels_switched(fused))
         stack.enter_context(launches_seen_by(count.see_launch))
         torch.autograd.backward(total_loss(model(moved), sample.counts, objective.weights))
     return count
+
+
+@contextlib.contextmanager
+def _as_on_a_gpu() -> Iterator[None]:
+    """Launch kernels as on a GPU, even if Triton's interpreter is asked for, which shares rows among few programs."""
+    name = "TRITON_INTERPRET"
+    before = os.environ.pop(name, None)
+    interprets.cache_clear()
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[name] = before
+        interprets.cache_clear()

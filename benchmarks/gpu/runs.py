@@ -24,6 +24,7 @@ SETTINGS = (
     "--size", "0.1M", "train.warmup_steps=2", "train.learning_rate=1e-3", "train.global_batch_size=8",
     "train.log_every=1", "train.validate_every=1000", "train.rehearse=false", "data.workers=0", "train.side_by_side=1",
 )  # fmt: skip
+GRAPHS = ("data.buckets=true", "train.cuda_graphs=true")
 POLL_SECONDS = 0.02
 LARGE_STEPS = 5
 
@@ -53,16 +54,18 @@ def engine(settings: StageSettings) -> Findings:
     """Compare ZeRO stages and precisions with the committed curve of a CPU."""
     findings = Findings()
     expected = {int(step): loss for step, loss in json.loads(CURVE.read_text(encoding="utf-8")).items()}
-    cases = [(3, "fp32")] if settings.quick else [(s, p) for p in CURVE_TOLERANCE for s in range(4)]
-    for zero, precision in cases:
-        output = settings.folder / f"zero{zero}-{precision}"
-        chosen = (f"zero.stage={zero}", f"train.precision={precision}", f"train.steps={CURVE_STEPS}")
+    cases = [(3, "fp32", ())] if settings.quick else [(s, p, ()) for p in CURVE_TOLERANCE for s in range(4)]
+    if settings.cuda:
+        cases += [(stage, "fp32", GRAPHS) for stage in (0, 1)]
+    for zero, precision, more in cases:
+        name = f"stage {zero}, {precision}{', CUDA graphs' if more else ''}"
+        output = settings.folder / name.replace(", ", "-").replace(" ", "")
+        chosen = (f"zero.stage={zero}", f"train.precision={precision}", f"train.steps={CURVE_STEPS}", *more)
         status = pretrain(settings, output, *SETTINGS, *chosen)
-        findings.equal(f"stage {zero}, {precision}: exit status", status, 0)
+        findings.equal(f"{name}: exit status", status, 0)
         found = losses(output) if status == 0 else {}
         error = max((abs(found.get(step, math.nan) / loss - 1) for step, loss in expected.items()), key=_size)
-        name = f"stage {zero}, {precision}: losses off the curve of a CPU by"
-        findings.at_most(name, error, CURVE_TOLERANCE[precision])
+        findings.at_most(f"{name}: losses off the curve of a CPU by", error, CURVE_TOLERANCE[precision])
     return findings
 
 

@@ -17,8 +17,9 @@ def test_it_prints_everything_on_one_screen(capsys, sample_store):
     status, out, _ = plan(capsys, "--size", "1.1B", "--gpus", 64, "--gpu-memory", "80GB", "--data", sample_store)
     assert status == 0
     for part in (
-        "1,129,209,696", "atom track", "pair track", "heads", "weights", "gradients", "optimizer", "gathered weights",
-        "activations", "of 74.5 GiB", "data.max_pairs=", "micro-batches", "padding", "FLOP per step", "GPU-hours",
+        "1,129,209,696", "atom track", "pair track", "heads", "weights", "gradients", "optimizer",
+        "ZeRO stage 1 (chosen)", "activations", "of 74.5 GiB", "data.max_pairs=", "micro-batches", "padding",
+        "FLOP per step", "GPU-hours",
         "12.62 GiB", "host", "network", "memory traffic", "limits the step", "disk", "chosen to fit the memory",
     ):  # fmt: skip
         assert part in out, part

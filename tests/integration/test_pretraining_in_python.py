@@ -78,3 +78,27 @@ def test_ctrl_c_before_the_first_step_is_the_callers_to_handle(tmp_path: Path) -
     """
     done = python(tmp_path, program)
     assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
+
+
+def test_deepspeed_gets_from_graphs_the_gradients_that_it_would_compute_itself(tmp_path: Path) -> None:
+    program = """
+    from unimol_scale.common.metrics_file import read_metrics
+    from unimol_scale.engine import trainer
+
+    trainer.capture_on = lambda device: lambda work: work  # a CPU replays by doing the work again
+    cases = [("zero.stage=0", "train.precision=fp32"), ("zero.stage=1", "train.precision=bf16")]
+    told = []
+    for number, case in enumerate(cases):
+        for graphs in ("false", "true"):
+            output = f"{number}-{graphs}"
+            run(output, *case, f"train.cuda_graphs={graphs}", "data.buckets=true", "data.max_pairs=400")
+            events = read_metrics(pathlib.Path(output) / "metrics.jsonl").events
+            told.append([[event["loss"], event["grad_norm"]] for event in events if "loss" in event])
+    json.dump(told, open("told.json", "w"))
+    """
+    done = python(tmp_path, program)
+    assert done.returncode == 0, done.stderr
+    eager, graphed, eager_bf16, graphed_bf16 = json.loads((tmp_path / "told.json").read_text())
+    assert len(eager) == len(eager_bf16) == 12
+    assert graphed == eager
+    assert graphed_bf16 == eager_bf16

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from unimol_scale.data.loader import Corruption, SampleT, StepLoader
 from unimol_scale.data.molecule_reader import Conformers, Hydrogens, MoleculeReader
+from unimol_scale.data.steps.buckets import Buckets
 from unimol_scale.data.steps.order import Order
 from unimol_scale.data.steps.planner import StepPlanner, ValidationPlanner
 from unimol_scale.errors import ConfigError, StoreError
@@ -26,6 +27,8 @@ class DataConfig:
         path: directory or URL of the store.
         max_pairs: upper limit on the padded pairs Σ(n+1)² of one micro-batch, virtual node included; it bounds memory.
             None: as many as fit in the memory of the GPU, or 40,000 without one.
+        buckets: round the shapes of training micro-batches up to a few, by padding and molecules without atoms, so that
+            the same shapes come again. The loss and its gradient do not change.
         conformers: which conformer of a molecule an epoch uses: ``random``, ``in_turn`` or ``first``.
         hydrogens: ``as_stored``; ``keep`` requires a store with hydrogens as atoms; ``drop`` leaves them out.
         labels: names of the store's labels to put into the batches.
@@ -41,6 +44,7 @@ class DataConfig:
 
     path: str
     max_pairs: int | None = None
+    buckets: bool = False
     conformers: Conformers = "random"
     hydrogens: Hydrogens = "as_stored"
     labels: tuple[str, ...] = ()
@@ -67,6 +71,11 @@ class DataConfig:
     def pair_budget(self) -> int:
         """``max_pairs``, or its default if it is not set."""
         return DEFAULT_MAX_PAIRS if self.max_pairs is None else self.max_pairs
+
+    @property
+    def shapes(self) -> Buckets | None:
+        """The shapes that training micro-batches are padded to; None if ``buckets`` is off."""
+        return Buckets(max_pairs=self.pair_budget) if self.buckets else None
 
     @property
     def window(self) -> int | None:
@@ -145,7 +154,9 @@ def training_loader(
         raise ConfigError(f"train.global_batch_size {batch_size} is not a multiple of the {world_size} ranks")
     reader = reader_of(config, "train")
     order = order_of(config, reader, batch_size=batch_size, seed=seed)
-    planner = StepPlanner(reader, order, world_size=world_size, max_pairs=config.pair_budget, at_once=at_once)
+    planner = StepPlanner(
+        reader, order, world_size=world_size, max_pairs=config.pair_budget, at_once=at_once, buckets=config.shapes
+    )
     return StepLoader(
         planner, reader, corruption, rank=rank, seed=seed, workers=config.workers, prefetch=config.prefetch
     )

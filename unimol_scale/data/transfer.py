@@ -71,6 +71,12 @@ def pack(value: T) -> Packed[T]:
     return Packed(block=block, frame=frame)
 
 
+def replace_tensors(value: T, change: Callable[[Tensor], Tensor]) -> T:
+    """Return a copy of a dataclass, mapping or tensor with every tensor inside replaced by ``change`` of it."""
+    replaced: T = _replace(value, Tensor, change)
+    return replaced
+
+
 def _replace(value: Any, kind: type[Any], change: Callable[[Any], Any]) -> Any:  # noqa: ANN401
     """Return a copy of nested dataclasses and mappings with every object of a type replaced by ``change`` of it."""
     if isinstance(value, kind):

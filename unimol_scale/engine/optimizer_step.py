@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from unimol_scale.data.transfer import to_device
+from unimol_scale.engine.graphed_micro_batches import Capture, GraphedMicroBatches
 from unimol_scale.engine.parallel.ranks import Ranks
 from unimol_scale.engine.parallel.sharded_model import ShardedModel
 from unimol_scale.engine.side_by_side import SideBySide
@@ -61,6 +62,7 @@ class OptimizerStep:
         seed: seed of the run. Dropout is seeded with it, the step, the rank and the micro-batch, so that a resumed run
             draws what the interrupted one would have drawn.
         at_once: micro-batches that are computed side by side; 1 computes one after another.
+        capture: captures forward and backward pass of each shape as a graph; None: they are computed eagerly.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class OptimizerStep:
         ranks: Ranks,
         seed: int,
         at_once: int = 1,
+        capture: Capture | None = None,
     ) -> None:
         self._model = model
         self._objective = objective
@@ -83,6 +86,10 @@ class OptimizerStep:
             assert model.has_whole_weights, "threads share the weights"
             trained = (parameter for parameter in model.module.parameters() if parameter.requires_grad)
             self._side_by_side = SideBySide(trained, at_once)
+        self._graphed: GraphedMicroBatches | None = None
+        if capture is not None:
+            assert model.has_whole_weights, "graphs read the weights"
+            self._graphed = GraphedMicroBatches(model.module, capture)
 
     def __call__(
         self, samples: Sequence[Sample], step: int, learning_rate: float, ballot: Mapping[str, float]
@@ -99,7 +106,7 @@ class OptimizerStep:
         counted = {_COUNT + name: sum(sample.counts[name] for sample in samples) for name in weights}
         votes = self._ranks.sum({**counted, **ballot})
         counts = {name: votes.pop(_COUNT + name) for name in weights}
-        found = self._differentiate(samples, step, lambda sums: total_loss(sums, counts, weights))
+        found = self._differentiate(samples, step, weights, counts)
         mine_MT = torch.stack([torch.stack([sums[name].double() for name in weights]) for sums in found])
         # One copy from the device for all micro-batches and for the sums over ranks, because a copy waits for the
         # device.
@@ -123,11 +130,27 @@ class OptimizerStep:
 
     def try_out(self, sample: Sample) -> None:
         """Compute a micro-batch, as many at once as in a step; the caller drops the gradients that this adds."""
-        weights = self._objective.weights
-        self._differentiate([sample] * self._at_once, 0, lambda sums: total_loss(sums, sample.counts, weights))
+        self._differentiate([sample] * self._at_once, 0, self._objective.weights, sample.counts, graphed=False)
 
-    def _differentiate(self, samples: Sequence[Sample], step: int, loss_of: Callable[[Sums], Tensor]) -> Sequence[Sums]:
+    def _differentiate(
+        self,
+        samples: Sequence[Sample],
+        step: int,
+        weights: Mapping[str, float],
+        counts: Mapping[str, float],
+        *,
+        graphed: bool = True,
+    ) -> Sequence[Sums]:
         """Add the gradients of micro-batches to the model's, and return the micro-batches' sums, detached."""
+
+        def loss_of(sums: Sums) -> Tensor:
+            return total_loss(sums, counts, weights)
+
+        if self._graphed is not None and graphed:
+            completed = (self._complete(sample) for sample in samples)
+            replayed, gradients = self._graphed(completed, weights, counts, lambda slot: self._seed_dropout(step, slot))
+            self._model.add_gradients(gradients)
+            return replayed
         if self._side_by_side is not None:
             together, gradients = self._side_by_side(samples, lambda sample: self._loss_and_sums(sample, loss_of))
             self._model.add_gradients(gradients)

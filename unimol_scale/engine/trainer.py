@@ -25,6 +25,7 @@ from unimol_scale.data.dataset import open_store_of, training_loader
 from unimol_scale.data.steps.planner import StepPlanner
 from unimol_scale.engine.beginning import Beginning, find_beginning
 from unimol_scale.engine.checkpointing import RunCheckpoints
+from unimol_scale.engine.graphed_micro_batches import capture_on
 from unimol_scale.engine.incidents import Incidents
 from unimol_scale.engine.log.profiling import StepProfiler
 from unimol_scale.engine.log.run_log import NoLog, RunLog
@@ -35,7 +36,7 @@ from unimol_scale.engine.parallel.deepspeed_model import DeepSpeedModel
 from unimol_scale.engine.parallel.ranks import Ranks, share_cores
 from unimol_scale.engine.parallel.sharded_model import ShardModel
 from unimol_scale.engine.planning.corruption_check import check_own_objective
-from unimol_scale.engine.planning.max_pairs import with_max_pairs_here, with_side_by_side_here
+from unimol_scale.engine.planning.max_pairs import with_max_pairs_here, with_side_by_side_here, with_stage_here
 from unimol_scale.engine.planning.rehearsal import prepare_host_memory, rehearse
 from unimol_scale.engine.run.initial_weights import initial_weights
 from unimol_scale.engine.run.resume import settings_that_matter
@@ -83,13 +84,15 @@ class Trainer:
         self._objective = objective_of(config)
         check_own_objective(self._objective, config)
         share_cores(ranks, self._objective.count_parameters(config.model).total)
+        config = with_stage_here(config, self._objective, self._histogram, ranks)
         config = with_max_pairs_here(config, self._objective, self._histogram, ranks)
         config = self._config = with_side_by_side_here(config, ranks)
         torch.set_num_threads(max(torch.get_num_threads(), config.train.side_by_side or 1))
+        self._capture = capture_on(ranks.device) if config.train.cuda_graphs else None
         self._complete = sample_completer(ranks.device, teacher_of(config, ranks.device))
         self._train_loader = training_loader(
             config.data,
-            corruption_of(self._objective, config.model),
+            corruption_of(self._objective, config.model, config.data.shapes),
             batch_size=config.train.global_batch_size,
             seed=config.seed,
             rank=ranks.rank,
@@ -144,7 +147,7 @@ class Trainer:
         train = self._config.train
         at_once = train.side_by_side or 1
         self._step = OptimizerStep(
-            self._model, self._objective, self._complete, self._ranks, self._config.seed, at_once
+            self._model, self._objective, self._complete, self._ranks, self._config.seed, at_once, self._capture
         )
         if train.rehearse:
             rehearse(self._config, self._objective, self._histogram, self._ranks, self._step.try_out)

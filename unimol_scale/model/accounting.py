@@ -15,13 +15,6 @@ from unimol_scale.model.presets import ModelConfig
 
 # A training step is one forward pass and a backward pass of twice its matrix products.
 TRAINING_TO_FORWARD = 3.0
-# Kernels of a forward and backward pass, and those of a recomputed layer as a fraction. These numbers and the factors
-# of
-# ``training_traffic_bytes`` are fitted to the operations of the built model, listed with meta tensors over widths and
-# depths; a test checks that they agree to within a quarter.
-KERNELS_OUTSIDE, KERNELS_OF_LAYER, KERNELS_RECOMPUTED = 320, 184, 0.4
-# A weight is read in the forward and in the backward pass, and its gradient is written.
-WEIGHT_PASSES = 3
 # Values per pair with ``edges: path``: a row of a table, its share, and what torch's sum over rows keeps of them.
 BYTES_OF_HOP = 24
 # Relation of a pair of atoms → channels that its head predicts.
@@ -230,7 +223,7 @@ def activation_bytes(
         masks += n * n * p + n * config.ffn_width
     layer = v * (n * n * (4 * p + 5 * h) + n * (8 * d + config.ffn_width + 6 * h)) + attention + masks
     layer_input = v * (n * d + n * n * p)
-    recomputed = _recomputed_layers(config)
+    recomputed = recomputed_layers(config)
     inside = config.layers - recomputed + (1 if recomputed else 0)
     ends = v * n * n * (3 * p + config.gaussians) + 4 * n * n * config.heads
     ends += n * n * vocab.NUM_HOPS * BYTES_OF_HOP * (config.edges == "path")
@@ -241,35 +234,11 @@ def activation_bytes(
     return float(molecules * (layer * inside + layer_input * recomputed + ends + max(relations, work_space)))
 
 
-def training_kernels(config: ModelConfig) -> float:
-    """Number of kernels of the forward and backward pass of one micro-batch, which its size does not affect."""
-    recomputed = _recomputed_layers(config)
-    return KERNELS_OUTSIDE + KERNELS_OF_LAYER * (config.layers + KERNELS_RECOMPUTED * recomputed)
-
-
-def training_traffic_bytes(config: ModelConfig, molecules: int, num_atoms: int, bytes_per_value: int) -> float:
-    """Bytes that the kernels of one micro-batch read and write in both passes, without fusing operations.
-
-    Args:
-        config: configuration of the model.
-        molecules: molecules in the micro-batch.
-        num_atoms: atoms of each.
-        bytes_per_value: 4 in fp32, 2 in bf16.
-    """
-    d, p, h = config.atom_width, config.pair_width, config.pair_hidden
-    nodes = molecules * (num_atoms + 1)
-    pairs = nodes * (num_atoms + 1)
-    parameters = count_parameters(config)
-    layer = pairs * (125 * p + 160 * h) + nodes * (150 * d + 30 * config.ffn_width)
-    ends = pairs * (55 * p + (50 * config.gaussians + 90 * config.heads) * config.geometry) + nodes * 70 * d
-    passes = config.layers + recomputed_share(config) * config.layers / TRAINING_TO_FORWARD
-    return float(bytes_per_value * (passes * layer + ends + WEIGHT_PASSES * parameters.total))
-
-
 def recomputed_share(config: ModelConfig) -> float:
     """Fraction of the layers whose forward pass is repeated in the backward pass."""
-    return _recomputed_layers(config) / config.layers
+    return recomputed_layers(config) / config.layers
 
 
-def _recomputed_layers(config: ModelConfig) -> int:
+def recomputed_layers(config: ModelConfig) -> int:
+    """Return the number of layers whose forward pass is repeated in the backward pass."""
     return -(-config.layers // config.checkpoint_every) if config.checkpoint_every else 0

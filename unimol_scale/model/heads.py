@@ -3,8 +3,6 @@
 Shapes: B molecules, A atoms, N = A + 1 nodes, D atom channels, P pair channels, H heads, M chosen atoms, V tokens.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -104,7 +102,9 @@ class CoordinateHead(nn.Module):
         B, A, D = atom_BAD.shape
         atom_BAD = F.layer_norm(atom_BAD, [D], self.atom_norm_weight, self.atom_norm_bias, NORM_EPSILON)
         padding_B1A = ~representation.valid_BN[:, None, 1:]
-        mask_B1A = torch.zeros_like(padding_B1A, dtype=atom_BAD.dtype).masked_fill(padding_B1A, -math.inf)
+        # Finite, because a molecule without atoms would have no attention at all.
+        least = torch.finfo(atom_BAD.dtype).min
+        mask_B1A = torch.zeros_like(padding_B1A, dtype=atom_BAD.dtype).masked_fill(padding_B1A, least)
         bias_BHAA = bias_of_atoms(
             representation.pair_BNNP, self.pair_norm_weight, self.pair_norm_bias, self.pair_weight, self.pair_bias,
             nodes_B,

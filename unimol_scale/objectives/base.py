@@ -28,12 +28,14 @@ from torch import Tensor
 
 from unimol_scale.data.batch import MoleculeBatch
 from unimol_scale.data.input_views import InputsSeen
+from unimol_scale.data.steps.buckets import Buckets
 from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.accounting import Heads, ParameterCount, count_parameters, training_flops
 from unimol_scale.model.encodings import ModelInput, with_path_bonds
 from unimol_scale.model.model_with_heads import HeadedModel
 from unimol_scale.model.presets import ModelConfig
+from unimol_scale.objectives.padding import pad_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +48,27 @@ class Sample:
         molecule_B: int64, index of each molecule in its split, to name it if something goes wrong.
         num_atoms: number of real atoms in the micro-batch.
         part: in a mixture, the objective that made it; otherwise "".
+        PADDING: name of a tensor → its value at padding, where that is not 0; see ``Objective.takes_empty_molecules``.
     """
+
+    PADDING: ClassVar[Mapping[str, float]] = MappingProxyType({})
 
     input: ModelInput
     counts: Mapping[str, float]
     molecule_B: Tensor
     num_atoms: int
     part: str = ""
+
+    def padded(self, molecules: int, num_atoms: int) -> "Sample":
+        """Return the sample with more atoms, which are padding, and more molecules, which have no atoms.
+
+        Only ``molecule_B`` keeps its length, so it names the real molecules. Counts stay as they are.
+
+        Args:
+            molecules: number of molecules afterwards.
+            num_atoms: padded number of atoms of each afterwards.
+        """
+        return pad_fields(self, {"B": molecules, "A": num_atoms}, self.PADDING, frozenset({"molecule_B"}))
 
 
 class Objective(ABC):
@@ -64,12 +80,15 @@ class Objective(ABC):
         implied: settings of a run that follow from the objective unless the user gives others, as a tree, such as
             ``{"model": {"geometry": False}}``.
         mixable: whether it can be part of a mixture.
+        takes_empty_molecules: whether its samples have fields named by their dimensions, such as ``target_BA``, and
+            molecules without atoms add exactly zero to its sums; ``data.buckets`` needs that.
         teacher: dimensions of the frozen model whose atom representations are learnt; None: there is no teacher.
     """
 
     Config: ClassVar[type[Any] | None] = None
     implied: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     mixable: ClassVar[bool] = False
+    takes_empty_molecules: bool = False
     teacher: ModelConfig | None = None
 
     @property
@@ -211,17 +230,53 @@ class WithPathBonds:
         return replace(sample, input=with_path_bonds(sample.input))
 
 
-def corruption_of(objective: Objective, config: ModelConfig) -> Callable[[MoleculeBatch, MoleculeKeys, int], Sample]:
-    """Return the function that loader processes apply to a clean batch: ``corrupt_at``, and path bonds if needed.
+@dataclass(frozen=True, kw_only=True)
+class InBuckets:
+    """A corruption followed by padding to one of a few shapes.
+
+    Attributes:
+        corrupt: see ``Objective.corrupt_at``.
+        buckets: the shapes.
+    """
+
+    corrupt: Callable[[MoleculeBatch, MoleculeKeys, int], Sample]
+    buckets: Buckets
+
+    def __call__(self, batch: MoleculeBatch, keys: MoleculeKeys, step: int) -> Sample:
+        """Return the sample."""
+        return self.corrupt(batch, keys, step).padded(*self.buckets.shape(*batch.valid_BA.shape))
+
+
+def corruption_of(
+    objective: Objective, config: ModelConfig, buckets: Buckets | None = None
+) -> Callable[[MoleculeBatch, MoleculeKeys, int], Sample]:
+    """Return the function that loader processes apply to a clean batch: ``corrupt_at``, path bonds and padding.
 
     Args:
         objective: objective of the run.
         config: configuration of the model.
+        buckets: shapes to pad to; None: samples are as large as their batch.
+
+    Raises:
+        ConfigError: samples are to be padded, and what is learnt depends on the padding.
     """
     readers = (config,) if objective.teacher is None else (config, objective.teacher)
+    corrupt: Callable[[MoleculeBatch, MoleculeKeys, int], Sample] = objective.corrupt_at
     if any(reader.edges == "path" for reader in readers):
-        return WithPathBonds(corrupt=objective.corrupt_at)
-    return objective.corrupt_at
+        corrupt = WithPathBonds(corrupt=corrupt)
+    if buckets is None:
+        return corrupt
+    if any(reader.normalize_by == "padded" for reader in readers):
+        raise ConfigError(
+            "data.buckets pads molecules, on which a model with normalize_by=padded depends; set data.buckets=false"
+        )
+    for part in objective.parts:
+        if not part.takes_empty_molecules:
+            raise ConfigError(
+                f"data.buckets pads micro-batches by molecules without atoms, and {type(part).__name__} does not say "
+                "that it takes them (takes_empty_molecules); set data.buckets=false"
+            )
+    return InBuckets(corrupt=corrupt, buckets=buckets)
 
 
 def total_loss(sums: Mapping[str, Tensor], counts: Mapping[str, float], weights: Mapping[str, float]) -> Tensor:

@@ -184,6 +184,8 @@ class BlendSample(Sample):
         noised_BA: bool, atoms whose noise is to be predicted, which see another atom in 3D.
     """
 
+    PADDING = MappingProxyType({"path_BAA": NO_CLASS, "edge_BAAS": NO_CLASS})
+
     path_BAA: Tensor
     edge_BAAS: Tensor
     clean_BA3: Tensor
@@ -198,13 +200,13 @@ class BlendObjective(Objective):
     Args:
         config: settings.
         edges: of the model, see ``ModelConfig``. With ``path`` the bonds to predict are those of the path that the
-            model
-            sees, otherwise those of the path through the atoms of lowest index.
+            model sees, otherwise those of the path through the atoms of lowest index.
     """
 
     Config = BlendConfig
     implied = MappingProxyType({"model": {"edges": "path"}})
     mixable = True
+    takes_empty_molecules = True
 
     def __init__(self, config: BlendConfig, edges: Literal["bond", "path"] = "bond") -> None:
         self.config = config
@@ -252,8 +254,7 @@ class BlendObjective(Objective):
         """Return 2D, 3D and both, as far as pairs show them; relations that no pair shows are not part of a view.
 
         If no molecule is full, 2D and 3D are shown together by different pairs of a molecule. Atom features and degrees
-        are
-        shown as in pretraining in all three views.
+        are shown as in pretraining in all three views.
         """
         mine, blends = self.config, self.config.blended_fraction > 0.0
         blended = {name for name, p in zip(RELATIONS, mine.shown, strict=True) if blends and p > 0.0}
@@ -330,8 +331,7 @@ class BlendObjective(Objective):
         """Return the sum of each term and metric over the micro-batch, fp32 scalars.
 
         path and edge: cross-entropy (nats), summed over pairs and over hops. distance: summed over pairs in both
-        directions,
-        Å for ``l1``. noise: 1 − cosine, summed over atoms.
+        directions, Å for ``l1``. noise: 1 − cosine, summed over atoms.
         """
         assert isinstance(sample, BlendSample)
         representation = model.backbone(sample.input)

@@ -9,7 +9,8 @@ because rotated noise is different noise, and the target rotates with the molecu
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -31,6 +32,8 @@ from unimol_scale.model.presets import ModelConfig
 from unimol_scale.objectives.base import Objective, PretrainingModel, Sample
 from unimol_scale.store.schema import ConformerOrigin, UInt8
 
+# Target of a token that does not count.
+IGNORED = -100
 # Name used in the settings → the origins that it covers.
 ORIGIN_GROUPS = {
     "dft": [ConformerOrigin.DFT],
@@ -127,17 +130,34 @@ class DenoiseSample(Sample):
         noise_std_B: float32, Å, standard deviation of the noise for each molecule; None: the objective's for all.
         masked_M: int64, indices of the true elements of ``masked_BA``, flattened. They are found when the sample is
             made, on the CPU, because a device cannot return their number without a wait. None finds them.
+        counted_M: bool, which elements of ``masked_M`` are predicted and not padding; None: all of them.
     """
+
+    PADDING = MappingProxyType({"noise_std_B": 1.0})
 
     masked_BA: Tensor
     atomic_number_BA: Tensor
     clean_BA3: Tensor
     noise_std_B: Tensor | None = None
     masked_M: Tensor | None = None
+    counted_M: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.masked_M is None:
             object.__setattr__(self, "masked_M", self.masked_BA.flatten().nonzero().squeeze(1))
+
+    def padded(self, molecules: int, num_atoms: int) -> "DenoiseSample":
+        """Return the sample padded as ``Sample.padded`` does, with as many masked tokens as a multiple of a quarter."""
+        found = replace(self, masked_M=torch.empty(0), counted_M=None)
+        padded = super(DenoiseSample, found).padded(molecules, num_atoms)
+        assert isinstance(padded, DenoiseSample)
+        sample = replace(padded, masked_M=None)
+        assert sample.masked_M is not None
+        count, quarter = len(sample.masked_M), -(-molecules * num_atoms // 4)
+        slots = max(1, -(-count // quarter)) * quarter
+        return replace(
+            sample, masked_M=F.pad(sample.masked_M, (0, slots - count)), counted_M=torch.arange(slots) < count
+        )
 
 
 class DenoiseObjective(Objective):
@@ -145,6 +165,7 @@ class DenoiseObjective(Objective):
 
     Config = DenoiseConfig
     mixable = True
+    takes_empty_molecules = True
 
     def __init__(self, config: DenoiseConfig) -> None:
         self.config = config
@@ -239,7 +260,9 @@ class DenoiseObjective(Objective):
             assert sample.masked_M is not None
             logits_MV = model.token_head(representation.atom_BND[:, 1:].flatten(0, 1).index_select(0, sample.masked_M))
             target_M = sample.atomic_number_BA.flatten().index_select(0, sample.masked_M).long()
-            sums["token"] = F.cross_entropy(logits_MV.float(), target_M, reduction="sum")
+            if sample.counted_M is not None:
+                target_M = target_M.masked_fill(~sample.counted_M, IGNORED)
+            sums["token"] = F.cross_entropy(logits_MV.float(), target_M, reduction="sum", ignore_index=IGNORED)
         if self.config.moves:
             shown_BA3, clean_BA3, valid_BA = sample.input.coordinates_BA3, sample.clean_BA3, sample.input.valid_BA
             predicted_BA3 = model.coordinate_head(representation, shown_BA3)
@@ -269,7 +292,7 @@ def geometry_losses(predicted_BA3: Tensor, clean_BA3: Tensor, valid_BA: Tensor) 
 def coordinate_loss(predicted_BA3: Tensor, clean_BA3: Tensor, valid_BA: Tensor) -> Tensor:
     """Return Σ over molecules of the mean over atoms of Σ_xyz |predicted − clean|, Å."""
     error_BA = (predicted_BA3 - clean_BA3).abs().sum(-1) * valid_BA
-    return (error_BA.sum(1) / valid_BA.sum(1)).sum()
+    return (error_BA.sum(1) / _sizes(valid_BA)).sum()
 
 
 def noise_loss(predicted_BA3: Tensor, clean_BA3: Tensor, valid_BA: Tensor, std: float | Tensor) -> Tensor:
@@ -280,11 +303,16 @@ def noise_loss(predicted_BA3: Tensor, clean_BA3: Tensor, valid_BA: Tensor, std: 
     least 1/n of the error remains.
     """
     error_BA = ((clean_BA3 - predicted_BA3) / std).square().mean(-1) * valid_BA
-    return (error_BA.sum(1) / valid_BA.sum(1)).sum()
+    return (error_BA.sum(1) / _sizes(valid_BA)).sum()
 
 
 def distance_loss(predicted_BA3: Tensor, clean_BA3: Tensor, valid_BA: Tensor) -> Tensor:
     """Return Σ over molecules of the mean over all n² pairs of |predicted − clean distance|, Å."""
     error_BAA = (pairwise_distances(predicted_BA3) - pairwise_distances(clean_BA3)).abs()
     error_BAA = error_BAA * (valid_BA[:, :, None] & valid_BA[:, None, :])
-    return (error_BAA.sum((1, 2)) / valid_BA.sum(1).square()).sum()
+    return (error_BAA.sum((1, 2)) / _sizes(valid_BA).square()).sum()
+
+
+def _sizes(valid_BA: Tensor) -> Tensor:
+    """Return the atoms of each molecule, int64 [B]; 1 for one without atoms, whose error is zero anyway."""
+    return valid_BA.sum(1).clamp(min=1)

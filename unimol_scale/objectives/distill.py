@@ -109,6 +109,7 @@ class DistillObjective(Objective):
 
     Config = DistillConfig
     implied = MappingProxyType({"model": {"geometry": False}})
+    takes_empty_molecules = True
     teacher: ModelConfig
 
     def __init__(self, config: DistillConfig, student: ModelConfig, teacher: ModelConfig) -> None:
@@ -173,7 +174,7 @@ class DistillObjective(Objective):
             atom_BAD = model.projection(atom_BAD)
         valid_BA1 = sample.input.valid_BA.unsqueeze(-1)
         error_BAD = (atom_BAD.float() - sample.target_BAD).masked_fill(~valid_BA1, 0.0)
-        pooled_BD = error_BAD.sum(1) / valid_BA1.sum(1)
+        pooled_BD = error_BAD.sum(1) / valid_BA1.sum(1).clamp(min=1)
         return {"node": error_BAD.square().mean(-1).sum(), "graph": pooled_BD.square().mean(-1).sum()}
 
     def training_flops(self, config: ModelConfig, num_atoms: int) -> float:

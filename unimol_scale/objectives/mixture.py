@@ -39,6 +39,7 @@ class MixturePart(Objective):
     def __init__(self, name: str, objective: Objective) -> None:
         self.name = name
         self.objective = objective
+        self.takes_empty_molecules = objective.takes_empty_molecules
 
     @property
     def weights(self) -> Mapping[str, float]:

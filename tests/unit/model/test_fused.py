@@ -259,7 +259,7 @@ def test_coordinate_head(branches, N, H, d, P, rate, dtype):
     assert_same_function(fused, reference, arguments, dtype, of_y=torch.float32)
 
 
-@pytest.mark.parametrize(("N", "counts"), [(7, (7, 1, 4)), (1, (1, 1))])
+@pytest.mark.parametrize(("N", "counts"), [(7, (7, 1, 4)), (1, (1, 1)), (7, (7, 1, 0))])
 def test_losses_of_coordinates(branches, N, counts):
     predicted, clean = random(len(counts), N, 3), torch.randn(len(counts), N, 3)
     valid = torch.arange(N) < torch.tensor(counts)[:, None]

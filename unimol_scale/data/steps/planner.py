@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from unimol_scale.data.batch import MoleculeBatch
+from unimol_scale.data.steps.buckets import Buckets
 from unimol_scale.data.steps.micro_batches import Int32, Int64, MicroBatchPlan, check_budget, plan_micro_batches
 from unimol_scale.data.steps.random_streams import MoleculeKeys
 
@@ -60,15 +61,26 @@ class StepPlanner:
         world_size: number of ranks.
         max_pairs: upper limit on the padded pairs Σ(n+1)² of one micro-batch, virtual node included.
         at_once: micro-batches that a rank computes side by side; they wait for one another as ranks do.
+        buckets: shapes that micro-batches will be padded to; None: they are as large as their molecules.
     """
 
-    def __init__(self, reader: Reader, order: StepOrder, *, world_size: int, max_pairs: int, at_once: int = 1) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        order: StepOrder,
+        *,
+        world_size: int,
+        max_pairs: int,
+        at_once: int = 1,
+        buckets: Buckets | None = None,
+    ) -> None:
         check_budget(reader.largest, max_pairs)  # fail now rather than during the run
         self._reader = reader
         self._order = order
         self._world_size = world_size
         self._max_pairs = max_pairs
         self._at_once = at_once
+        self._buckets = buckets
         self._planned: dict[int, tuple[StepPlan, Int32]] = {}
 
     @property
@@ -104,6 +116,8 @@ class StepPlanner:
         return (molecule_G, epoch_G, self._cut(num_atoms_G)), num_atoms_G
 
     def _cut(self, num_atoms_G: Int32) -> MicroBatchPlan:
+        if self._buckets is not None:
+            num_atoms_G = self._buckets.atoms(num_atoms_G)
         plan = plan_micro_batches(num_atoms_G, self._world_size * self._at_once, self._max_pairs)
         return MicroBatchPlan(members=plan.members, world_size=self._world_size)
 

@@ -48,7 +48,7 @@ class DeepSpeedModel:
         import deepspeed
 
         self._ranks = ranks
-        self._stage = config.zero.stage
+        self._stage = config.zero.stage_used
         torch.manual_seed(config.seed)
         with deepspeed.zero.Init(config_dict_or_path=settings, enabled=self._stage == 3):
             module = factory()

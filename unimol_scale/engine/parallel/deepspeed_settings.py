@@ -58,7 +58,7 @@ def deepspeed_settings(config: PretrainConfig, *, cuda: bool) -> dict[str, Any]:
         "steps_per_print": sys.maxsize,
         "bf16": {"enabled": train.precision == "bf16"},
         "zero_optimization": {
-            "stage": config.zero.stage,
+            "stage": config.zero.stage_used,
             "contiguous_gradients": True,
             "overlap_comm": cuda,
             # DeepSpeed's own linear layer saves no memory here and makes a CPU step of a small model twice as slow.
@@ -93,7 +93,7 @@ def deepspeed_settings(config: PretrainConfig, *, cuda: bool) -> dict[str, Any]:
     for section, reason in {**_REFUSED_SECTIONS, **muon}.items():
         if any(key.startswith(section) for key in theirs):
             raise ConfigError(f"zero.config: {path} has {section[:-1]}, which cannot be used: {reason}")
-    _check_stage(config.zero.stage, theirs, f"zero.config: {path}")
+    _check_stage(config.zero.stage_used, theirs, f"zero.config: {path}")
     return merge(settings, extra)
 
 

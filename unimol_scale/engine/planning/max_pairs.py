@@ -1,4 +1,4 @@
-"""Chooses ``data.max_pairs`` and ``train.side_by_side`` if not set: from the run's folder, or as much as fits."""
+"""Chooses ``zero.stage``, ``data.max_pairs`` and ``train.side_by_side`` if not set: from the run, or what fits."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +10,7 @@ from unimol_scale.config import read_yaml
 from unimol_scale.engine.parallel.ranks import Ranks, granted_cores
 from unimol_scale.engine.planning.rank_memory import MARGIN, fitting_max_pairs
 from unimol_scale.engine.planning.rehearsal import device_bytes
-from unimol_scale.engine.run.run_config import PretrainConfig
+from unimol_scale.engine.run.run_config import STAGES, PretrainConfig
 from unimol_scale.objectives.base import Objective
 
 # Fraction of a device that stays free. It is larger than MARGIN, since the user did not ask to go near the limit, and
@@ -18,6 +18,81 @@ from unimol_scale.objectives.base import Objective
 CHOSEN_MARGIN = 0.2
 # Micro-batches computed at once. Each needs memory of its own; they share any further threads.
 _MOST_AT_ONCE = 8
+
+
+def with_stage(
+    config: PretrainConfig,
+    objective: Objective,
+    histogram: Mapping[int, int],
+    capacity: float | None,
+    *,
+    world_size: int,
+    cuda: bool,
+) -> PretrainConfig:
+    """Return the configuration with ``zero.stage`` chosen, if it is not set.
+
+    Stage 1 keeps whole weights and gradients on every GPU and shares the optimizer, which is what the host of a GPU
+    handles fastest. It is chosen if micro-batches of ``data.max_pairs`` fit beside them. Otherwise, on CPUs, and with a
+    file of DeepSpeed settings, the stage is 3.
+
+    Args:
+        config: configuration of the run.
+        objective: objective of the run.
+        histogram: atoms → molecules of the training split.
+        capacity: bytes of the smallest device; None: unknown.
+        world_size: number of ranks.
+        cuda: whether the devices are GPUs.
+    """
+    if config.zero.stage is not None:
+        return config
+    if not cuda or capacity is None or config.zero.config is not None:
+        return _at(config, 3)
+    sharing = _at(config, 1)
+    fitting = fitting_max_pairs(
+        sharing, objective, histogram, capacity, world_size=world_size, cuda=True, margin=CHOSEN_MARGIN
+    )
+    whole_batch = (max(histogram) + 1) ** 2 * config.train.global_batch_size
+    return _at(config, 1 if (fitting or 0) >= min(config.data.pair_budget, whole_batch) else 3)
+
+
+def _at(config: PretrainConfig, stage: int) -> PretrainConfig:
+    chosen = next(known for known in STAGES if known == stage)
+    return replace(config, zero=replace(config.zero, stage=chosen))
+
+
+def with_stage_used(config: PretrainConfig) -> PretrainConfig:
+    """Return the configuration with the ``zero.stage`` of the run in its folder, if it does not set one itself.
+
+    Raises:
+        ConfigError: the folder's configuration cannot be read.
+    """
+    used = None if config.zero.stage is not None else recorded_number(config, "zero", "stage")
+    return config if used is None else _at(config, used)
+
+
+def with_stage_here(
+    config: PretrainConfig, objective: Objective, histogram: Mapping[int, int], ranks: Ranks
+) -> PretrainConfig:
+    """Return the configuration of a starting run, with ``zero.stage``.
+
+    If it is not set, it is that of the run in the folder, or else what suits the smallest device of any rank.
+
+    Args:
+        config: configuration of the run.
+        objective: objective of the run.
+        histogram: atoms → molecules of the training split.
+        ranks: this process among the others; every rank calls this.
+
+    Raises:
+        ConfigError: the folder's configuration cannot be read.
+    """
+    config = with_stage_used(config)
+    cuda, world_size = ranks.device.type == "cuda", ranks.world_size
+    if config.zero.stage is not None or not cuda:
+        return with_stage(config, objective, histogram, None, world_size=world_size, cuda=cuda)
+    known = [float(size) for size in ranks.gather(device_bytes(ranks)) if size is not None]
+    capacity = min(known, default=None)
+    return with_stage(config, objective, histogram, capacity, world_size=world_size, cuda=cuda)
 
 
 def with_max_pairs(
@@ -135,7 +210,7 @@ def with_side_by_side(config: PretrainConfig, cores: int, *, world_size: int, cu
     """
     if config.train.side_by_side is not None:
         return config
-    one = cuda or config.zero.stage == 3 or draws_while_training(config)
+    one = cuda or config.zero.stage_used == 3 or draws_while_training(config)
     most = min(_MOST_AT_ONCE, config.train.global_batch_size // world_size)
     number = 1 if one else max(1, min(cores, most))
     return replace(config, train=replace(config.train, side_by_side=number))

@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -15,7 +14,7 @@ from unimol_scale.common.machine import threads
 from unimol_scale.common.units import SECONDS_A_DAY
 from unimol_scale.data.steps.micro_batches import check_budget
 from unimol_scale.engine.planning.accelerators import Target
-from unimol_scale.engine.planning.max_pairs import with_max_pairs, with_side_by_side
+from unimol_scale.engine.planning.max_pairs import with_max_pairs, with_side_by_side, with_stage
 from unimol_scale.engine.planning.rank_memory import (
     MARGIN,
     MicroBatchShape,
@@ -26,14 +25,12 @@ from unimol_scale.engine.planning.rank_memory import (
     rank_memory,
 )
 from unimol_scale.engine.planning.roofline import StepsPlan, StepTime, step_time
-from unimol_scale.engine.run.run_config import PretrainConfig, ZeroConfig
+from unimol_scale.engine.run.run_config import STAGES, PretrainConfig, Stage, ZeroConfig
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.accounting import ParameterCount, count_hidden, mean_flops
 from unimol_scale.objectives.base import Objective
 
 _MOST_RANKS = 4096
-Stage = Literal[0, 1, 2, 3]
-STAGES: tuple[Stage, ...] = (0, 1, 2, 3)
 # Times that differ by less than this count as equal.
 _AS_FAST = 1.1
 # Of stages with equal times, the first one is recommended: 1 needs less memory than 0, less network traffic than 2, and
@@ -129,6 +126,7 @@ class Plan:
         optimizer: name of the optimizer.
         muon_share: fraction of the parameters that Muon updates.
         zero_stage: ZeRO stage of DeepSpeed.
+        zero_stage_chosen: whether it was chosen here, rather than set.
         zero_config: file of DeepSpeed settings, written for that stage; None: no file.
         world_size: number of ranks.
         target: device of a rank.
@@ -159,6 +157,7 @@ class Plan:
     optimizer: str
     muon_share: float
     zero_stage: int
+    zero_stage_chosen: bool
     zero_config: Path | None
     world_size: int
     target: Target
@@ -258,6 +257,8 @@ def plan_run(
         ConfigError: the batch does not divide among the ranks, or ``data.max_pairs`` is too small for a molecule.
     """
     check_division(config.train.global_batch_size, world_size)
+    given = config.zero.stage
+    config = with_stage(config, objective, histogram, target.memory, world_size=world_size, cuda=target.is_gpu)
     asked = _Case(config=config, objective=objective, histogram=histogram, world_size=world_size, target=target)
     case = asked.settled()
     check_budget(max(histogram), case.config.data.pair_budget)
@@ -265,7 +266,7 @@ def plan_run(
     molecules, train = sum(histogram.values()), config.train
     steps, time = case.step_time()
     stages = {stage: _at_stage(asked, stage) for stage in STAGES}
-    recommended = _recommended(config.zero.stage, world_size, stages)
+    recommended = _recommended(config.zero.stage_used, world_size, stages)
     checkpoint, kept = checkpoint_bytes(config, count.total), train.keep_checkpoints + len(train.keep_steps) + 2
     return Plan(
         name=config.name,
@@ -274,7 +275,8 @@ def plan_run(
         precision=train.precision,
         optimizer=train.optimizers,
         muon_share=count_hidden(config.model, train.tracks_of_muon) / count.total,
-        zero_stage=config.zero.stage,
+        zero_stage=config.zero.stage_used,
+        zero_stage_chosen=given is None,
         zero_config=config.zero.config,
         world_size=world_size,
         target=target,
@@ -319,9 +321,19 @@ def _compute(case: _Case, time: StepTime) -> ComputePlan:
 
 
 def _with_stage(asked: _Case, stage: Stage) -> _Case:
-    """Return the case at another stage, without a DeepSpeed settings file, since that is written for one stage."""
-    zero = asked.config.zero
-    return replace(asked, config=replace(asked.config, zero=zero if stage == zero.stage else ZeroConfig(stage=stage)))
+    """Return the case at another stage."""
+    return asked if stage == asked.config.zero.stage_used else replace(asked, config=_staged(asked.config, stage))
+
+
+def _staged(config: PretrainConfig, stage: Stage) -> PretrainConfig:
+    """Return a run at another stage, without a DeepSpeed settings file and what needs whole weights at stage 3.
+
+    Such a file is written for one stage.
+    """
+    train = config.train
+    if stage == 3:
+        train = replace(train, cuda_graphs=False, side_by_side=train.side_by_side and 1)
+    return replace(config, train=train, zero=ZeroConfig(stage=stage))
 
 
 def _at_stage(asked: _Case, stage: Stage) -> StageOption:
@@ -399,12 +411,11 @@ def _fit(case: _Case) -> FitPlan:
 def _remedies(case: _Case) -> tuple[str, ...]:
     """Return the single changes with which the largest molecule fits, or else the smallest combination of changes."""
     config, world_size = case.config, case.world_size
-    # A DeepSpeed settings file is written for one stage.
-    stage_3 = ("zero.stage=3", replace(config, zero=ZeroConfig(stage=3)), world_size)
+    stage_3 = ("zero.stage=3", _staged(config, 3), world_size)
     recomputed = ("model.checkpoint_every=1", _recomputing(config), world_size)
     batch = config.train.global_batch_size
     more = [ranks for ranks in range(world_size + 1, min(batch, _MOST_RANKS) + 1) if batch % ranks == 0]
-    single = [stage_3] * (config.zero.stage < 3) + [recomputed] * (config.model.checkpoint_every != 1)
+    single = [stage_3] * (config.zero.stage_used < 3) + [recomputed] * (config.model.checkpoint_every != 1)
 
     def holds(changed: PretrainConfig, ranks: int) -> bool:
         return replace(case, config=changed, world_size=ranks).fitting_max_pairs() is not None
@@ -415,7 +426,7 @@ def _remedies(case: _Case) -> tuple[str, ...]:
         remedies.append(f"{enough} ranks")
     if remedies:
         return tuple(remedies)
-    everything = _recomputing(stage_3[1] if config.zero.stage < 3 else config)
+    everything = _recomputing(stage_3[1] if config.zero.stage_used < 3 else config)
     names = [name for name, _, _ in single]
     if holds(everything, world_size):
         return (" and ".join(names),)

@@ -10,7 +10,7 @@ from unimol_scale.data.dataset import open_store_of
 from unimol_scale.engine.objective_setup import objective_of
 from unimol_scale.engine.planning.accelerators import Target, target_here
 from unimol_scale.engine.planning.corruption_check import check_own_objective
-from unimol_scale.engine.planning.max_pairs import with_max_pairs_used
+from unimol_scale.engine.planning.max_pairs import with_max_pairs_used, with_stage_used
 from unimol_scale.engine.planning.plan import Plan, StageOption, plan_run
 from unimol_scale.engine.planning.plan_advice import advice_on, assumptions_of, warnings_of
 from unimol_scale.engine.planning.rank_memory import MARGIN
@@ -47,7 +47,7 @@ def describe(config: PretrainConfig, world_size: int) -> str:
         StoreError: the store is missing or unfinished.
         ConfigError: the settings do not fit the store or the number of ranks.
     """
-    config = with_max_pairs_used(config)
+    config = with_max_pairs_used(with_stage_used(config))
     return render(plan_of(config, world_size, target_here(config.train.precision)), config)
 
 
@@ -104,11 +104,12 @@ def render(plan: Plan, config: PretrainConfig) -> str:
     """
     title = f"{plan.name}: size {plan.size}, objective {plan.objective}, {counted(plan.world_size, 'rank')}"
     optimizer = f", {plan.optimizer}" if plan.muon_share else ""
+    chosen = " (chosen)" if plan.zero_stage_chosen else ""
     sections = [
-        [f"{title}, {plan.precision}, ZeRO stage {plan.zero_stage}{optimizer}", _summary(plan)],
+        [f"{title}, {plan.precision}, ZeRO stage {plan.zero_stage}{chosen}{optimizer}", _summary(plan)],
         _memory(plan),
         _steps(plan, config),
-        _time(plan),
+        _time(plan, config),
         _stages(plan),
         [*_cost(plan), *_parameters(plan)],
         [_wrapped(text) for text in assumptions_of(plan)]
@@ -204,14 +205,15 @@ def _schedule(train: TrainConfig) -> str:
     return f"wsd, decaying after step {train.decay_start:,}" if train.schedule == "wsd" else train.schedule
 
 
-def _time(plan: Plan) -> list[str]:
+def _time(plan: Plan, config: PretrainConfig) -> list[str]:
     time, target, steps = plan.time, plan.target, plan.steps
+    kernels = "one CUDA graph" if config.train.cuda_graphs else f"{time.kernels:,.0f} kernels"
     products = f"matrix products at {prefixed(target.matmul_flops)}FLOP/s"
     notes = {
         "compute": products if target.mfu is None else f"at {target.mfu:.0%} of {prefixed(target.peak_flops)}FLOP/s",
-        "memory traffic": f"at {prefixed(target.bandwidth)}B/s" if target.bandwidth else "",
-        "host": f"{steps.micro_batches:.1f} micro-batches × {time.kernels:,.0f} kernels, "
-        f"{time.host / steps.micro_batches / time.kernels * 1e6:.0f} µs each at stage {plan.zero_stage}",
+        "memory traffic": f"all other kernels, at {prefixed(target.bandwidth)}B/s" if target.bandwidth else "",
+        "host": f"{steps.micro_batches:.1f} micro-batches × {kernels}, "
+        f"{time.host / steps.micro_batches * 1e3:.3g} ms each at stage {plan.zero_stage}",
         "network": "collectives, assumed to overlap with the rest",
     }
     seconds = {
@@ -225,7 +227,7 @@ def _time(plan: Plan) -> list[str]:
         for part, note in notes.items()
         if seconds[part]
     ]
-    whole = "the longest of these" if target.is_gpu else "all of these"
+    whole = "the longest of device (the first two), host and network" if target.is_gpu else "all of these"
     return [f"time of a step ({target.name}), estimated", *_table([*rows, ("step", duration(time.seconds), whole)])]
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from unimol_scale.engine.parallel.deepspeed_settings import deepspeed_settings
 from unimol_scale.engine.parallel.matrix_exchange import ROUND_ELEMENTS
 from unimol_scale.engine.run.run_config import PretrainConfig
@@ -149,7 +151,11 @@ def largest_micro_batch(
             chance = int(expected + e / 3 + (e * e / 9 + 2 * e * expected) ** 0.5)
         # The end of an epoch may bring a molecule a second time.
         count = min(config.data.pair_budget // (n + 1) ** 2, batch, chance, 2 * up_to)
-        shape = MicroBatchShape(molecules=count, num_atoms=n)
+        atoms = n
+        if (shapes := config.data.shapes) is not None and count:
+            atoms = int(shapes.atoms(np.array([n], np.int32))[0])
+            count, atoms = shapes.shape(min(count, shapes.max_pairs // (atoms + 1) ** 2), n)
+        shape = MicroBatchShape(molecules=count, num_atoms=atoms)
         needed = micro_batch_bytes(config, objective, shape, cuda=cuda)
         if count and needed >= most:
             best, most = shape, needed
@@ -188,6 +194,8 @@ def rank_memory(
     at_once = config.train.side_by_side or 1
     if at_once > 1:  # gradients of each micro-batch, and their sum before DeepSpeed takes it
         gradients += (at_once + 1) * parameters * width
+    elif config.train.cuda_graphs:  # those of a micro-batch, and their sum before DeepSpeed takes it
+        gradients += 2 * parameters * width
     optimizer = optimizer_bytes(config, parameters) * shares[0] / parameters
     averages = shares[0] * AVERAGE_BYTES * keeps_averages(config)
     # One state, divided among the ranks, at any stage.
@@ -277,7 +285,7 @@ def _muon_work_space(config: PretrainConfig, world_size: int) -> float:
         return 0.0
     a_round = min(ROUND_ELEMENTS * world_size, muon)
     # Under stage 0, every rank receives the whole round.
-    whole = 2 * a_round if config.zero.stage == 0 else 0
+    whole = 2 * a_round if config.zero.stage_used == 0 else 0
     return float((_MUON_COPIES * a_round / world_size + whole) * value_bytes(config))
 
 

@@ -19,7 +19,7 @@ from unimol_scale.errors import CheckpointError, RunError
 from unimol_scale.objectives.registry import OBJECTIVES
 
 # Settings that say only where things are and how they are prepared; the data is identified by its hash.
-_FREE_DATA = frozenset({"path", "max_pairs", "cache_dir", "cache_bytes", "workers", "prefetch"})
+_FREE_DATA = frozenset({"path", "max_pairs", "buckets", "cache_dir", "cache_bytes", "workers", "prefetch"})
 # Files may move; the teacher is identified by its hash.
 _FREE_OBJECTIVE = "objective.distill.teacher"
 DATA_HASH = "data manifest SHA-256"

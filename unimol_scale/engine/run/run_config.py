@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from unimol_scale.common.plugins import is_reference, must_be_named
 from unimol_scale.common.run_files import CONFIG_NAME
@@ -28,6 +28,8 @@ GIVEN_SETTINGS = {
     "output": "default: runs/SIZE-OBJECTIVE-seedN",
     "data.path": "default: the one store under data/",
 }
+Stage = Literal[0, 1, 2, 3]
+STAGES: tuple[Stage, ...] = (0, 1, 2, 3)
 STORE_HINT = "unimol-scale build --source sample makes one"
 
 
@@ -36,19 +38,29 @@ class ZeroConfig:
     """How DeepSpeed shares the model among ranks.
 
     Attributes:
-        stage: 0 shares nothing, 1 the optimizer states, 2 also the gradients, 3 also the weights.
+        stage: 0 shares nothing, 1 the optimizer states, 2 also the gradients, 3 also the weights. None: 1 on GPUs where
+            weights and gradients fit beside a micro-batch of ``data.max_pairs``, otherwise 3; a resumed run keeps its
+            stage.
         config: a JSON file of DeepSpeed settings laid over the ones made from this configuration.
         timeout_minutes: minutes that a rank waits for the others before it fails; must be long enough for a slow file
             system.
     """
 
-    stage: Literal[0, 1, 2, 3] = 3
+    # Earlier runs were at stage 3 unless they set another one.
+    FORMER_DEFAULTS: ClassVar[Mapping[str, Any]] = {"stage": 3}
+
+    stage: Stage | None = None
     config: Path | None = None
     timeout_minutes: float = 30.0
 
     def __post_init__(self) -> None:
         if self.timeout_minutes <= 0.0:
             raise ConfigError(f"zero.timeout_minutes must be positive, got {self.timeout_minutes}")
+
+    @property
+    def stage_used(self) -> Stage:
+        """``stage``, or the one that is used where none is chosen."""
+        return 3 if self.stage is None else self.stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,10 +127,11 @@ class PretrainConfig:
         if self.branch_from is not None:
             self._check_branch()
         self._check_side_by_side()
+        self._check_graphs()
 
     def _check_side_by_side(self) -> None:
         at_once = self.train.side_by_side or 1
-        if at_once > 1 and self.zero.stage == 3:
+        if at_once > 1 and self.zero.stage_used == 3:
             raise ConfigError(
                 f"train.side_by_side {at_once} needs whole weights on every rank; set zero.stage to 0, 1 or 2, or "
                 "train.side_by_side to 1"
@@ -129,6 +142,18 @@ class PretrainConfig:
                 f"on thread timing; set train.side_by_side to 1, or {', '.join(f'model.{name}' for name in DROPOUTS)} "
                 "to 0"
             )
+
+    def _check_graphs(self) -> None:
+        if not self.train.cuda_graphs:
+            return
+        wrong = {
+            "data.buckets=true, because every shape of a micro-batch has a graph of its own": not self.data.buckets,
+            "whole weights on every rank: zero.stage 0, 1 or 2": self.zero.stage == 3,
+            "train.side_by_side=1": (self.train.side_by_side or 1) > 1,
+            "model.checkpoint_every=0, because recomputing resets torch's generators": self.model.checkpoint_every > 0,
+        }
+        if needs := [need for need, missing in wrong.items() if missing]:
+            raise ConfigError(f"train.cuda_graphs needs {'; and '.join(needs)}")
 
     def _check_branch(self) -> None:
         if self.train.schedule != "wsd":

@@ -59,6 +59,9 @@ class TrainConfig:
             into a multiple of this number. It needs whole weights (``zero.stage`` below 3) and a model without dropout.
             1: one after another, with all threads in each operation. None: one per core of a rank, up to 8, if that is
             possible and the ranks use CPUs; a resumed run keeps its number.
+        cuda_graphs: record forward and backward pass of each shape of a micro-batch as a CUDA graph and replay it, so
+            that the host no longer limits small micro-batches. Needs an NVIDIA GPU, ``data.buckets``, whole weights
+            (``zero.stage`` below 3), memory for two more copies of the gradients, and no recomputed layers.
     """
 
     # Earlier runs computed one micro-batch after another, and their batches were cut accordingly.
@@ -95,6 +98,7 @@ class TrainConfig:
     max_rollbacks: int = 5
     rehearse: bool = True
     side_by_side: int | None = None
+    cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
         for name in (

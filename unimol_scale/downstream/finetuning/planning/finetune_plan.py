@@ -1,7 +1,7 @@
 """Estimates which parameters a fine-tuning would train, and the memory and time it would need on a device.
 
-The time comes from a roofline (``engine.planning.roofline``): a micro-batch takes as long as the slowest of its matrix
-products, its memory traffic and the launching of its kernels by the host. A backward pass costs twice a forward pass in
+The time comes from a roofline (``engine.planning.roofline``): a micro-batch takes as long as its kernels on the device,
+or as their start by the host if that takes longer. A backward pass costs twice a forward pass in
 the layers that it goes through. Reading, saving, baselines and early stopping are not included. Atoms are counted in
 the molecular graphs, so no conformers are generated.
 """
@@ -32,14 +32,8 @@ from unimol_scale.downstream.finetuning.problem.identity import identify_start, 
 from unimol_scale.downstream.finetuning.row_parts import split_labelled
 from unimol_scale.engine.planning.accelerators import Target, named_target, target_here
 from unimol_scale.engine.planning.rank_memory import MARGIN, MicroBatchShape
-from unimol_scale.engine.planning.roofline import SECONDS_OF_KERNEL
-from unimol_scale.model.accounting import (
-    TRAINING_TO_FORWARD,
-    Heads,
-    forward_flops,
-    training_kernels,
-    training_traffic_bytes,
-)
+from unimol_scale.engine.planning.roofline import micro_batch_time
+from unimol_scale.model.accounting import TRAINING_TO_FORWARD, Heads, forward_flops, training_flops
 from unimol_scale.model.presets import ModelConfig
 
 HERE = "here"
@@ -170,18 +164,16 @@ def _seconds_of_row(
     """Return the seconds of a forward pass for one row, from batches drawn from the histogram; always the same draw."""
     sizes, weights = np.array(list(histogram), np.int32), np.array(list(histogram.values()), np.float64)
     random, batch = np.random.default_rng(0), min(config.train.batch_size, sum(histogram.values()))
-    width = 2 if config.train.precision == "bf16" else 4
-    flops = traffic = kernels = 0.0
+    precision = config.train.precision
+    flops = device = host = 0.0
     for _ in range(_BATCHES_DRAWN):
         atoms_G = random.choice(sizes, size=batch, p=weights / weights.sum())
         for members in plan_micro_batches(atoms_G, 1, max_pairs).members:
-            n = int(atoms_G[members].max())
-            flops += len(members) * forward_flops(model, n, Heads())
-            traffic += training_traffic_bytes(model, len(members), n, width) / TRAINING_TO_FORWARD
-            kernels += training_kernels(model) / TRAINING_TO_FORWARD
-    if target.mfu is not None:
-        seconds = flops / (target.peak_flops * target.mfu)
-    else:
-        moved = traffic / target.bandwidth if target.bandwidth else 0.0
-        seconds = max(flops / target.matmul_flops, moved, kernels * SECONDS_OF_KERNEL[0])
+            count, n = len(members), int(atoms_G[members].max())
+            flops += count * forward_flops(model, n, Heads())
+            of_both = count * training_flops(model, n, Heads())
+            time = micro_batch_time(model, Heads(), of_both, count, n, target, precision=precision)
+            device += (time.compute + time.memory_traffic) / TRAINING_TO_FORWARD
+            host += time.host / TRAINING_TO_FORWARD
+    seconds = max(device, host) if target.mfu is None else flops / (target.peak_flops * target.mfu)
     return seconds / (batch * _BATCHES_DRAWN)

@@ -34,7 +34,7 @@ def geometry_losses(
     """Write mean |Δr| over n atoms and mean |Δd| over n² pairs [B, 2], and both gradients [B, N, 3]."""
     molecule, atom = tl.program_id(0), tl.arange(0, BN)
     valid = tl.load(valid_ptr + molecule * N + atom, mask=atom < N, other=0).to(tl.float32)
-    n = tl.sum(valid)
+    n = tl.maximum(tl.sum(valid), 1.0)  # a molecule without atoms has no error
     x, y, z = (
         axis_of(predicted_ptr, molecule, atom, N, 0),
         axis_of(predicted_ptr, molecule, atom, N, 1),

@@ -22,7 +22,7 @@ def atom_weights(
     logits = dot(q, tl.trans(k), WIDE) * FACTOR
     logits += tl.load(bias_ptr + pair * H + head, mask=here, other=0.0).to(tl.float32)
     is_atom = (tl.load(valid_ptr + molecule * N + j, mask=j < N, other=0) != 0) & (j > 0)
-    logits = tl.where(is_atom[None, :], logits, float("-inf"))
+    logits = tl.where(is_atom[None, :], logits, -1e30)  # finite, for molecules without atoms
     weights = tl.exp(logits - tl.max(logits, 1)[:, None])
     return weights / tl.sum(weights, 1)[:, None]
 
