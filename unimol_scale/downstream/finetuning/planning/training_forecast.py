@@ -1,10 +1,11 @@
-"""Says how much a fine-tuning trains before it begins, and after its first steps how long that takes on this machine.
+"""Says how much a fine-tuning or a search trains before it begins, and after its first steps how long that takes.
 
 The time is measured on the first steps of the first model, since arithmetic does not know what else the machine does.
 """
 
 import logging
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from unimol_scale.common.units import counted, duration_range
@@ -18,19 +19,15 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingAmount:
-    """What a fine-tuning has to train.
+class _Amount(ABC):
+    """What is to be trained.
 
     Attributes:
-        models: that are not finished yet.
-        finished: models that an earlier call has finished.
         train: training molecules of the first model.
         valid: validation molecules of the first model, which are predicted once an epoch.
         config: of the training of each model.
     """
 
-    models: int
-    finished: int
     train: int
     valid: int
     config: FinetuneTrainConfig
@@ -45,22 +42,87 @@ class TrainingAmount:
         """Steps of training, and how many of them the validation is worth."""
         return steps_per_epoch(self.config, self.train) + self.valid / self.config.batch_size / TRAINING_TO_FORWARD
 
+    @abstractmethod
+    def describe(self) -> str:
+        """Return what is to be trained, in a sentence."""
+
+    @abstractmethod
+    def describe_time(self, step_seconds: float) -> str:
+        """Return how long the training takes if every step takes so many seconds."""
+
+    def _epoch_seconds(self, step_seconds: float) -> float:
+        return step_seconds * self.steps_per_epoch
+
+    def _time_of(self, models: int, step_seconds: float) -> str:
+        """Return how long so many trainings take."""
+        each = self._epoch_seconds(step_seconds) * models
+        return duration_range(each * self.least_epochs, each * self.config.epochs)
+
+    @property
+    def _up_to_epochs(self) -> str:
+        stops = f", fewer if {self.config.patience} in a row bring no better validation score"
+        few = self.least_epochs < self.config.epochs
+        return f"up to {counted(self.config.epochs, 'epoch')}{stops if few else ''}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingAmount(_Amount):
+    """What a fine-tuning has to train.
+
+    Attributes:
+        models: that are not finished yet.
+        finished: models that an earlier call has finished.
+    """
+
+    models: int
+    finished: int
+
     def describe(self) -> str:
         """Return what is to be trained, in a sentence."""
         done = f" (another {self.finished} finished earlier)" if self.finished else ""
-        stops = f", fewer if {self.config.patience} in a row bring no better validation score"
         each = "each for " if self.models > 1 else "for "
-        return (
-            f"training {counted(self.models, 'model')}{done} on {counted(self.train, 'molecule')}, {each}up to "
-            f"{counted(self.config.epochs, 'epoch')}{stops if self.least_epochs < self.config.epochs else ''}"
-        )
+        models, molecules = counted(self.models, "model"), counted(self.train, "molecule")
+        return f"training {models}{done} on {molecules}, {each}{self._up_to_epochs}"
 
     def describe_time(self, step_seconds: float) -> str:
         """Return how long the training takes if every step takes so many seconds."""
-        epoch = step_seconds * self.steps_per_epoch
-        total = duration_range(epoch * self.models * self.least_epochs, epoch * self.models * self.config.epochs)
+        epoch = self._epoch_seconds(step_seconds)
         which = "the training takes" if self.models == 1 else f"the {self.models} models take"
+        total = self._time_of(self.models, step_seconds)
         return f"an epoch takes about {duration_range(epoch, epoch)}, and {which} about {total} on this machine"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchAmount(_Amount):
+    """What a search for settings has to train. Its number of epochs is that of the settings as given.
+
+    Attributes:
+        trials: that are not finished yet.
+        finished: trials that an earlier call has finished.
+        folds: trainings of each trial.
+    """
+
+    trials: int
+    finished: int
+    folds: int
+
+    def describe(self) -> str:
+        """Return what is to be trained, in a sentence."""
+        done = f" (another {self.finished} finished earlier)" if self.finished else ""
+        models, molecules = counted(self.folds, "model"), counted(self.train, "molecule")
+        return (
+            f"searching: {counted(self.trials, 'trial')}{done} of {models} each, on about {molecules}; with the "
+            f"settings as given, {self._up_to_epochs}"
+        )
+
+    def describe_time(self, step_seconds: float) -> str:
+        """Return how long the search takes if every step takes so many seconds."""
+        epoch = self._epoch_seconds(step_seconds)
+        total = self._time_of(self.trials * self.folds, step_seconds)
+        return (
+            f"an epoch takes about {duration_range(epoch, epoch)}, and the search about {total} on this machine, less "
+            "if bad settings are stopped early"
+        )
 
 
 class TrainingForecast:
@@ -70,7 +132,7 @@ class TrainingForecast:
         amount: of what is trained.
     """
 
-    def __init__(self, amount: TrainingAmount) -> None:
+    def __init__(self, amount: TrainingAmount | SearchAmount) -> None:
         self._amount = amount
         self._steps, self._began = 0, 0.0
         self._told = False

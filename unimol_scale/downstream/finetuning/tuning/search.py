@@ -43,6 +43,7 @@ class Search:
         journal: file of the finished trials.
         name: name of the search in that file, which differs for other data or settings.
         seed: seed of the suggested settings.
+        on_start: called with the number of finished trials before the first missing one.
     """
 
     space: SearchSpace
@@ -52,6 +53,7 @@ class Search:
     journal: Path
     name: str
     seed: int
+    on_start: Callable[[int], None] = lambda _: None
 
     def run(self, trials: int, label: str) -> tuple[TuneTrial, ...]:
         """Run the missing trials, and return all finished ones.
@@ -66,6 +68,8 @@ class Search:
         """
         study = self._open()
         finished = _finished(study)
+        if len(finished) < trials:
+            self.on_start(len(finished))
         with TuningProgress(label, trials, self.folds, done=min(trials, len(finished))) as progress:
             while len(finished) < trials:
                 self._try(study, len(finished), progress)
