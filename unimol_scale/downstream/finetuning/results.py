@@ -19,7 +19,7 @@ from unimol_scale.downstream.baselines.verdict_words import advise_worse, verdic
 from unimol_scale.downstream.config import Task
 from unimol_scale.downstream.data.splitting.parts import DataSplit, Fold
 from unimol_scale.downstream.finetuning.cautions import cautions
-from unimol_scale.downstream.finetuning.finetuning_folder import read_recorded
+from unimol_scale.downstream.finetuning.finetuning_folder import RESULTS_NAME, read_recorded
 from unimol_scale.downstream.finetuning.labelled_rows import BOUND, CONFORMER_SPREAD, PREDICTED, Rows
 from unimol_scale.downstream.finetuning.tuning.trials import TuneResult
 from unimol_scale.downstream.fold_statistics import Interval, corrected_interval
@@ -28,7 +28,6 @@ from unimol_scale.downstream.registry import METRICS
 from unimol_scale.downstream.uncertainty.confidence_results import ConfidenceResults
 from unimol_scale.store.schema import Float64
 
-RESULTS_NAME = "results.json"
 _REMEDY = "remove it and fine-tune again: the seeds are kept"
 HEADLINE_TARGETS = 4  # targets whose scores ``describe`` names
 
