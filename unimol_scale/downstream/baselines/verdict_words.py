@@ -11,6 +11,11 @@ _SHOWN = {
     TRIVIAL: "the mean of the training labels",
 }
 _METRICS = {"rmse": "RMSE", "mae": "MAE", "roc_auc": "ROC-AUC", "pr_auc": "PR-AUC", "r2": "R²", "pearson": "Pearson r"}
+METRIC_WORDS = {
+    "rmse": "root mean square error, the typical error of a prediction in the unit of the label; lower is better",
+    "mae": "mean absolute error of the predictions, in the unit of the label; lower is better",
+    "roc_auc": "how often a row of the positive class ranks above one of the other class; 0.5 is guessing, 1 perfect",
+}
 _LAST_PART = 0.1  # of a training: a best epoch within it says that the score was still improving
 
 
