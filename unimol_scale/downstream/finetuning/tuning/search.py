@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unimol_scale.downstream.config import FinetuneConfig
+from unimol_scale.downstream.finetuning.tuning.journal import open_journal
 from unimol_scale.downstream.finetuning.tuning.space import SearchSpace
 from unimol_scale.downstream.finetuning.tuning.trials import TunedSettings, TuneTrial
 from unimol_scale.downstream.finetuning.tuning.tuning_progress import TuningProgress
@@ -88,9 +89,8 @@ class Search:
 
     def _open(self) -> "Study":
         optuna = require_optuna()
-        backend = optuna.storages.journal.JournalFileBackend(str(self.journal))
         study: Study = optuna.create_study(
-            storage=optuna.storages.JournalStorage(backend),
+            storage=optuna.storages.JournalStorage(open_journal(self.journal)),
             study_name=self.name,
             direction="maximize" if self.metric.higher_is_better else "minimize",
             pruner=optuna.pruners.MedianPruner(n_startup_trials=_UNPRUNED),
