@@ -27,11 +27,11 @@ from unimol_scale.downstream.finetuning.model.property_model import PropertyMode
 from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig, Member, load_member, save_member
 from unimol_scale.downstream.finetuning.model.training import fit, predict_conformers
 from unimol_scale.downstream.finetuning.model.training_progress import EpochProgress
-from unimol_scale.downstream.finetuning.planning.training_forecast import TrainingForecast
 from unimol_scale.downstream.finetuning.probe.fit_probe import RATE_FACTORS
 from unimol_scale.downstream.finetuning.probe.seed_probe import fit_seed_probe
 from unimol_scale.downstream.finetuning.problem.fit_job import FitJob
 from unimol_scale.downstream.finetuning.problem.seed_problem import SeedProblem
+from unimol_scale.downstream.finetuning.problem.training_forecast import TrainingForecast
 from unimol_scale.downstream.finetuning.results import SeedResult
 from unimol_scale.downstream.metrics import score
 from unimol_scale.errors import RunError

@@ -8,8 +8,8 @@ import pytest
 
 from tests.helpers.tiny_finetuning import fitting
 from unimol_scale.downstream.finetuning.finetune import finetune
-from unimol_scale.downstream.finetuning.planning import training_forecast
-from unimol_scale.downstream.finetuning.planning.training_forecast import SearchAmount, TrainingAmount, TrainingForecast
+from unimol_scale.downstream.finetuning.problem import training_forecast
+from unimol_scale.downstream.finetuning.problem.training_forecast import SearchAmount, TrainingAmount, TrainingForecast
 
 AMOUNT = TrainingAmount(
     models=3, finished=0, train=902, valid=113, config=fitting(epochs=60, patience=20, batch_size=32)

@@ -12,8 +12,8 @@ from unimol_scale.downstream.config import FinetuneConfig, SplitKind
 from unimol_scale.downstream.data.splitting.folds import split_folds
 from unimol_scale.downstream.data.splitting.parts import DataSplit
 from unimol_scale.downstream.finetuning.finetuning_folder import FREE
-from unimol_scale.downstream.finetuning.planning.training_forecast import SearchAmount, TrainingForecast
 from unimol_scale.downstream.finetuning.problem.seed_problem import SeedProblem
+from unimol_scale.downstream.finetuning.problem.training_forecast import SearchAmount, TrainingForecast
 from unimol_scale.downstream.finetuning.tuning.search import JOURNAL_NAME, Search
 from unimol_scale.downstream.finetuning.tuning.space import SearchSpace
 from unimol_scale.downstream.finetuning.tuning.trials import TuneResult
