@@ -32,7 +32,8 @@ from benchmarks.downstream.report import Cell, TriedRate, write_report
 from benchmarks.downstream.sets import SETS, chosen_sets, settings, twin
 from unimol_scale.downstream.config import KFOLDS, Pooling
 from unimol_scale.downstream.finetuning.finetune import finetune
-from unimol_scale.downstream.finetuning.results import RESULTS_NAME, FinetuneResult
+from unimol_scale.downstream.finetuning.finetuning_folder import RESULTS_NAME
+from unimol_scale.downstream.finetuning.results import FinetuneResult
 from unimol_scale.downstream.registry import METRICS
 from unimol_scale.errors import ConfigError, UnimolScaleError
 

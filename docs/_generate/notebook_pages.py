@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+_COLUMNS = re.compile(r"\S {2,}\S")  # a table made with spaces, whose lines must not be wrapped
 # A link from one notebook to another.
 _NOTEBOOK_LINK = re.compile(r"(\]\([^)\s#]*)\.ipynb([)#])")
 
@@ -43,7 +44,9 @@ def pages(folder: Path, uri: str) -> Iterator[tuple[str, str | bytes]]:
             for place, output in enumerate(cell["outputs"]):
                 picture = _picture(output)
                 if picture is None:
-                    lines += ["``` { .text .no-copy .output }", _text(output, path, number).rstrip(), "```", ""]
+                    text = _text(output, path, number).rstrip()
+                    kinds = ".output .columns" if _COLUMNS.search(text) else ".output"
+                    lines += [f"``` {{ .text .no-copy {kinds} }}", text, "```", ""]
                 else:
                     name = f"{path.stem}-{number}-{place}.png"
                     yield f"{uri}/{name}", picture

@@ -16,10 +16,14 @@ import reference_pages
 from mkdocs.structure.files import File, Files
 from mkdocs.utils import get_relative_url
 
+from unimol_scale.common.report.html_page import WIDE_PICTURE
+from unimol_scale.common.report.pictures import png_width
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
 # A link or a picture of Markdown to something that is neither an address nor an anchor of the same page.
 LINK = re.compile(r"(\]\()(?![a-z]+:|#|<)([^)\s#]+)(#[^)\s]*)?(\))")
+PICTURE = re.compile(r'<img [^>]*src="([^"]+)"[^>]*>')
 CODE = re.compile(r"(```.*?```|`[^`\n]*`)", re.DOTALL)
 # Material loads this script from another host for sites that are opened as files; ours is a copy.
 SHIM, OUR_SHIM = "https://unpkg.com/iframe-worker/shim", "assets/iframe-worker.js"
@@ -76,6 +80,20 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:  #
     # What stands in code is no link, though a SMILES may look like one.
     parts = CODE.split(markdown)
     return "".join(part if CODE.fullmatch(part) else LINK.sub(turned, part) for part in parts)
+
+
+def on_page_content(html: str, page: Any, files: Files, **_: Any) -> str:  # noqa: ANN401
+    """Let wide pictures scroll on a phone, as in our reports: shrunk to its screen, their words could not be read."""
+    by_place = {file.dest_uri: file for file in files}
+
+    def wrapped(match: "re.Match[str]") -> str:
+        place = posixpath.normpath(posixpath.join(posixpath.dirname(page.file.dest_uri), match[1]))
+        width = png_width(by_place[place].content_bytes) if place in by_place else None
+        if width is None or width < WIDE_PICTURE:
+            return match[0]
+        return f'<span class="wide" style="--natural: {width}px">{match[0]}</span>'
+
+    return PICTURE.sub(wrapped, html)
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:  # noqa: ANN401

@@ -310,7 +310,7 @@ def test_words_behind_the_targets_are_settings_unless_the_table_has_such_a_colum
     config = strict.build(FinetuneConfig, *strict.read_yaml(tmp_path / "odd" / "config.yaml"))
     assert config.targets == ("epochs=3", "train.seed=1")
     assert (config.train.dropout, config.seed) == (0.3, 4)
-    assert "command line: no target" in refused(run(*given, "seed=4", "--output", "other"))
+    assert "no target: name the label columns" in refused(run(*given, "seed=4", "--output", "other"))
 
 
 def test_what_must_be_known_of_a_score_is_in_the_first_line(run, tmp_path):
@@ -357,3 +357,14 @@ def test_salts_are_counted_and_can_be_refused(run, tmp_path):
     line = refused(run("predict", "salts.csv", "--from", "other", "--output", "p.csv"))  # as it was fine-tuned
     assert "row 21 'CCN.Cl': several_fragments" in line
     assert run("predict", "salts.csv", "--from", "other", "--output", "p.csv", "--fragments", "largest")[0] == 0
+
+
+def test_a_forgotten_option_or_target_is_told_with_what_to_write(run, table):
+    assert "set.csv needs its option: --data set.csv" in refused(run("finetune", "set.csv", "--target", "length"))
+    assert "The columns of set.csv are 'smiles', 'length', 'aromatic'" in refused(run("finetune", "--data", "set.csv"))
+
+
+def test_the_command_alone_lists_its_verbs(run):
+    status, out, err = run()
+    assert (status, err) == (2, "")
+    assert "fine-tune a pretrained model" in out

@@ -38,6 +38,14 @@ def test_a_notebook_says_what_it_is_for_and_shows_its_outputs(path):
         assert cell.cell_type == "markdown" or cell.source in page
 
 
+def test_the_site_wraps_sentences_that_were_printed_but_no_tables(tmp_path):
+    cell = nbformat.v4.new_code_cell("print(...)", execution_count=1)
+    for text in ("A long sentence.", "N    loss\n10   0.5"):
+        cell.outputs = [nbformat.v4.new_output("stream", text=text)]
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "new.ipynb")
+        assert (".columns }" in site_pages(tmp_path)["notebooks/new.md"]) == ("loss" in text)
+
+
 def test_the_site_refuses_a_notebook_that_was_not_executed_or_failed(tmp_path):
     cell = nbformat.v4.new_code_cell("1 / 0")
     path = tmp_path / "new.ipynb"

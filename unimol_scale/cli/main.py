@@ -58,7 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> int:
         nonlocal stopped
-        arguments = build_parser().parse_args(argv)
+        parser = build_parser()
+        if not (sys.argv[1:] if argv is None else argv):
+            parser.print_help()
+            return 2
+        arguments = parser.parse_args(argv)
         stopped = getattr(arguments, "stopped", stopped)
         status: int = arguments.run(arguments)
         return status

@@ -54,7 +54,7 @@ def draw_values(path: Path, smiles: str, value_A: npt.NDArray[np.float64], large
     _options(drawing)
     options: Any = drawing.drawOptions()
     options.fixedBondLength *= _LARGE
-    options.annotationFontScale = 0.6
+    options.annotationFontScale = 0.7
     options.highlightRadius = 0.42
     options.atomHighlightsAreCircles = True
     atoms = list(range(len(value_A)))

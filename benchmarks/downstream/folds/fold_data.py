@@ -22,6 +22,7 @@ from unimol_scale.downstream.data.molecule_files import is_store
 from unimol_scale.downstream.data.splitting.parts import PARTS, DataSplit, Fold
 from unimol_scale.downstream.finetuning import results
 from unimol_scale.downstream.finetuning.cautions import trivial_scores
+from unimol_scale.downstream.finetuning.finetuning_folder import RESULTS_NAME
 from unimol_scale.downstream.finetuning.folds.fold_files import OUT_OF_FOLD_NAME, OutOfFold
 from unimol_scale.downstream.finetuning.labelled_rows import PREDICTED, Rows, load_rows
 from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
@@ -225,7 +226,7 @@ def write_fold_result(result: FoldResult) -> None:
 
 def kept_result(name: str, folder: Path, *, folds: int, sha256: str | None = None) -> FoldResult | None:
     """Return what ``write_fold_result`` wrote; None if it is not there, or of fewer folds or of other weights."""
-    if not (folder / results.RESULTS_NAME).is_file():
+    if not (folder / RESULTS_NAME).is_file():
         return None
     found = read_fold_result(name, folder)
     same = len(found.outcome.folds) == folds and found.outcome.start_sha256 == sha256

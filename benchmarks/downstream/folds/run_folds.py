@@ -16,7 +16,7 @@ from benchmarks.downstream.sets import SCRATCH, SETS, chosen_sets, data_of, file
 from unimol_scale.downstream.comparison.fold_results import FoldResult, read_fold_result
 from unimol_scale.downstream.config import FOLDS, FinetuneConfig, Pooling
 from unimol_scale.downstream.finetuning.finetune import finetune
-from unimol_scale.downstream.finetuning.results import RESULTS_NAME
+from unimol_scale.downstream.finetuning.finetuning_folder import RESULTS_NAME
 from unimol_scale.errors import ConfigError
 
 STARTS, BASELINES, PROBES = "starts", "baselines", "probes"

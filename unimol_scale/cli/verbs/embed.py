@@ -16,7 +16,7 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     Args:
         verbs: what ``ArgumentParser.add_subparsers`` returned.
     """
-    text = "write representations of molecules, atoms or atom pairs, or attention scores, to a Parquet file"
+    text = "write representations of molecules, atoms or atom pairs, or attention scores, to a Parquet, CSV or NPZ file"
     verb = verbs.add_parser("embed", help=text, description=as_sentence(text))
     add = verb.add_argument
     add(

@@ -235,6 +235,9 @@ def config_of(arguments: argparse.Namespace) -> "FinetuneConfig":
     from unimol_scale.config import build
     from unimol_scale.downstream.config import FinetuneConfig
 
+    for word in arguments.assignments:
+        if "=" not in word and Path(word).exists():
+            raise ConfigError(f"{word} needs its option: --data {word}")
     if arguments.targets:
         _tell_apart(arguments)
     tree, origin = settings_of(arguments, FLAGS)
@@ -246,6 +249,11 @@ def config_of(arguments: argparse.Namespace) -> "FinetuneConfig":
         tree["pretrained"] = None
     if "data" not in tree:
         raise ConfigError("--data is required: a CSV or Parquet file with SMILES and labels, or a store with labels")
+    if not tree.get("targets") and (columns := _columns(tree)):
+        raise ConfigError(
+            "no target: name the label columns with --target (--target all: every numeric column). The columns of "
+            f"{tree['data']} are {', '.join(map(repr, columns))}"
+        )
     return build(FinetuneConfig, tree, origin)
 
 

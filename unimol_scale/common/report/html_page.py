@@ -9,10 +9,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unimol_scale.common.report.pictures import png_width
+
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from markdown_it.token import Token
 
+WIDE_PICTURE = 600  # pixels from which a picture is not shrunk to a phone's screen
 _MEDIA_TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 _STYLE = """
 :root { color-scheme: light; }
@@ -21,6 +24,7 @@ body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
 h1 { font-size: 1.35rem; line-height: 1.35; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 h1, h2 { border-bottom: 1px solid #e3e3e3; padding-bottom: .3rem; }
 img { max-width: 100%; height: auto; }
+.wide { display: block; overflow-x: auto; }
 code { font-size: .85em; background: #f3f4f6; border-radius: 3px; padding: .1em .3em; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .9rem; }
@@ -31,6 +35,7 @@ th { background: #f7f7f8; }
 @media (max-width: 45rem) {
   .cards table, .cards tbody, .cards tr, .cards td { display: block; }
   .cards thead { display: none; }
+  .wide img { max-width: none; width: calc(.7 * var(--natural)); }
   .pairs img { width: auto; }
   .cards tr { border: 1px solid #ccc; border-radius: 6px; margin: 0 0 1rem; padding: .3rem .6rem; }
   .cards td { border: 0; padding: .15rem 0; }
@@ -42,7 +47,8 @@ th { background: #f7f7f8; }
 def html_page(markdown: str, folder: Path) -> str:
     """Return the HTML page of a report.
 
-    Tables become scrollable; on a narrow screen, such as a phone's, tables with pictures become cards.
+    Tables become scrollable. On a narrow screen, such as a phone's, tables with pictures become cards and wide pictures
+    scroll, since their words would be too small to read if they were shrunk to the screen.
 
     Args:
         markdown: CommonMark with tables. HTML in it is shown as text, since names in a report may come from anywhere.
@@ -76,8 +82,12 @@ def _reader(folder: Path) -> "MarkdownIt":
         source = str(tokens[at].attrs["src"])
         if ":" in source:  # a URL: the page must not load anything
             return html.escape(source)
-        tokens[at].attrs["src"] = _embedded(folder / source)
-        return str(draw(tokens, at, options, env))
+        content = (folder / source).read_bytes()
+        tokens[at].attrs["src"] = _embedded(content, Path(source).suffix)
+        drawn, width = str(draw(tokens, at, options, env)), png_width(content)
+        if width is None or width < WIDE_PICTURE:
+            return drawn
+        return f'<span class="wide" style="--natural: {width}px">{drawn}</span>'
 
     rules["image"] = image
     rules["table_open"] = lambda tokens, at, *_: f'<div class="{tokens[at].attrs["class"]}"><table>\n'
@@ -85,8 +95,8 @@ def _reader(folder: Path) -> "MarkdownIt":
     return reader
 
 
-def _embedded(path: Path) -> str:
-    return f"data:{_MEDIA_TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+def _embedded(content: bytes, suffix: str) -> str:
+    return f"data:{_MEDIA_TYPES[suffix]};base64,{base64.b64encode(content).decode()}"
 
 
 def _tables(tokens: Sequence["Token"]) -> Iterator[Sequence["Token"]]:

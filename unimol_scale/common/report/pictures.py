@@ -11,6 +11,14 @@ if TYPE_CHECKING:
 BLUE, RED, GREY = "#1f77b4", "#d62728", "#777777"
 _PALE_GREY = "#e6e6e6"
 _DOTS_PER_INCH = 130
+_WIDTH_ENDS = 20  # bytes of a PNG: signature 8, length 4, "IHDR" 4, width 4
+
+
+def png_width(content: bytes) -> int | None:
+    """Return the width of a PNG picture in pixels; None for content of another kind."""
+    if not content.startswith(b"\x89PNG\r\n\x1a\n") or len(content) < _WIDTH_ENDS:
+        return None
+    return int.from_bytes(content[_WIDTH_ENDS - 4 : _WIDTH_ENDS], "big")
 
 
 def draw_grid(axes: Any, axis: str = "both") -> None:  # noqa: ANN401

@@ -1,5 +1,7 @@
 """Puts the comparison with the baselines into words that claim no more than its interval supports."""
 
+from collections.abc import Sequence
+
 from unimol_scale.downstream.baselines.baseline_results import TRIVIAL, BaselineResults, PairedDifference, Verdict
 from unimol_scale.downstream.baselines.paired_bootstrap import FEW_MOLECULES
 from unimol_scale.downstream.baselines.table_models import TABLE_MODELS
@@ -9,6 +11,12 @@ _SHOWN = {
     TRIVIAL: "the mean of the training labels",
 }
 _METRICS = {"rmse": "RMSE", "mae": "MAE", "roc_auc": "ROC-AUC", "pr_auc": "PR-AUC", "r2": "R²", "pearson": "Pearson r"}
+METRIC_WORDS = {
+    "rmse": "root mean square error, the typical error of a prediction in the unit of the label; lower is better",
+    "mae": "mean absolute error of the predictions, in the unit of the label; lower is better",
+    "roc_auc": "how often a row of the positive class ranks above one of the other class; 0.5 is guessing, 1 perfect",
+}
+_LAST_PART = 0.1  # of a training: a best epoch within it says that the score was still improving
 
 
 def shown_baseline(name: str) -> str:
@@ -48,23 +56,43 @@ def shown_verdict(verdict: Verdict) -> str:
     return words.get(verdict, verdict)
 
 
-def verdict_sentence(found: BaselineResults, metric: str, trivial_name: str = "the mean of the training labels") -> str:
+def advise_worse(courses: Sequence[tuple[int, int]], *, is_probe: bool) -> str:
+    """Return what to do about models that are worse than a baseline, in a sentence.
+
+    Args:
+        courses: best epoch and number of epochs of each model.
+        is_probe: whether only a head was fitted to the vectors of the frozen model.
+    """
+    if is_probe:
+        return "It is a probe: fine-tune the whole model (without `--probe`), or start from another model."
+    if all(best <= (1 - _LAST_PART) * epochs for best, epochs in courses):
+        return (
+            "The validation score had stopped improving, so longer training will not help: search for other settings "
+            "(`--tune 20`), or start from another model."
+        )
+    return "Fine-tune longer, or start from another model."
+
+
+def verdict_sentence(
+    found: BaselineResults,
+    metric: str,
+    trivial_name: str = "the mean of the training labels",
+    advice: str = "",
+) -> str:
     """Return whether the models or the best baseline are better; add a sentence if even the mean is not beaten.
 
     Args:
         found: the baselines of the fine-tuning.
         metric: name of the metric.
         trivial_name: what the trivial baseline predicts, in words.
+        advice: what to do about a model that is significantly worse, in a sentence; "": nothing is said.
     """
     best = found.best
     rival, interval = f"the best baseline, {_rival(found)}", shown_interval(best, metric)
     if best.verdict == "better":
         said = f"The model is significantly better than {rival} ({interval})."
     elif best.verdict == "worse":
-        said = (
-            f"The model is significantly worse than {rival} ({interval}): do not use it as it is. Fine-tune longer, or "
-            "start from another model."
-        )
+        said = f"The model is significantly worse than {rival} ({interval}): do not use it as it is. {advice}".rstrip()
     elif best.verdict == "no sure difference":
         said = f"The model and {rival}, do not differ significantly ({interval}): either may be the better one."
     elif found.test_molecules < FEW_MOLECULES:

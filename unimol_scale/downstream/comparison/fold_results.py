@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from unimol_scale.downstream.finetuning import results
+from unimol_scale.downstream.finetuning.finetuning_folder import RESULTS_NAME
 from unimol_scale.downstream.finetuning.folds.fold_files import OutOfFold, read_out_of_fold
 from unimol_scale.downstream.finetuning.results import FinetuneResult
 from unimol_scale.errors import ConfigError
@@ -90,7 +91,7 @@ def read_fold_result(name: str, folder: Path) -> FoldResult:
     """
     outcome = results.read(folder)
     if outcome is None:
-        raise ConfigError(f"{folder} has no finished fine-tuning: it has no {results.RESULTS_NAME}")
+        raise ConfigError(f"{folder} has no finished fine-tuning: it has no {RESULTS_NAME}")
     if not outcome.folds:
         raise ConfigError(
             f"{folder} holds a fine-tuning with a single split, whose test set is too small to compare two models "

@@ -62,8 +62,8 @@ QUIET = 32  # up to this many take about a second, and show no progress
 PIECE = 50  # number of molecules that a Ray process handles at a time; takes seconds, after which the progress moves
 SLOW_S = 10.0
 SAY_2D = (
-    "Generating conformers takes a while; they are kept in the cache. 2D inputs need none: set inputs to 2d (predict "
-    "uses the inputs of the fine-tuning)."
+    "Generating 3D conformers takes a while. They are kept in the cache, so this happens once for each molecule. With "
+    "--inputs 2d a fine-tuning and its predictions need none."
 )
 
 

@@ -52,7 +52,6 @@ from unimol_scale.downstream.finetuning.one_seed import (
     judge_settings,
     seed_vectors,
 )
-from unimol_scale.downstream.finetuning.planning.training_forecast import TrainingAmount, TrainingForecast
 from unimol_scale.downstream.finetuning.problem.data_notes import (
     data_notes,
     pretraining_overlap,
@@ -62,6 +61,7 @@ from unimol_scale.downstream.finetuning.problem.data_notes import (
 from unimol_scale.downstream.finetuning.problem.identity import identify_start, sees_hydrogens
 from unimol_scale.downstream.finetuning.problem.inner_folds import tune_problem
 from unimol_scale.downstream.finetuning.problem.seed_problem import SeedProblem, StartingModel
+from unimol_scale.downstream.finetuning.problem.training_forecast import TrainingAmount, TrainingForecast
 from unimol_scale.downstream.finetuning.reporting.finetune_report import write_report
 from unimol_scale.downstream.finetuning.reporting.learning_curve import lacks_curve, measure_curve
 from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult

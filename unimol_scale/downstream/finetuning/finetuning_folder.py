@@ -19,6 +19,7 @@ from unimol_scale.store.manifest import MANIFEST_NAME
 
 CONFIG_NAME = "config.yaml"
 INPUTS_NAME = "inputs.json"
+RESULTS_NAME = "results.json"  # marks a fine-tuning as finished
 # Settings that do not change the models: an interrupted fine-tuning may continue with other values.
 FREE = frozenset(
     {"output", "cache", "conformer_workers", "device", "train.workers", "baselines", "coverage", "conformal", "domain",
@@ -81,7 +82,8 @@ def with_begun_view(folder: Path, hashes: InputHashes) -> InputHashes:
 def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> None:
     """Check that a folder is empty, holds the same fine-tuning, or holds one without any finished seed.
 
-    The same fine-tuning with fewer seeds, or a cross-validation with fewer repeats, counts as the same.
+    The same fine-tuning with fewer seeds, or a cross-validation with fewer repeats, counts as the same. So does one of
+    more seeds that is not finished: its user may have found that each takes too long.
 
     Raises:
         ConfigError: the folder holds something else, a newer version wrote it, or a file in it is damaged. The message
@@ -95,7 +97,7 @@ def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> N
     if not _has_seeds(folder):  # no work would be lost
         return
     before = _settings_of(folder)
-    free = FREE | _may_grow(before, config)
+    free = FREE | _may_change(before, config, is_finished=(folder / RESULTS_NAME).is_file())
     changed = differences(*(flatten(strict.to_tree(settings)) for settings in (before, config)))
     if changed := {key: pair for key, pair in changed.items() if key not in free}:
         raise ConfigError(
@@ -112,14 +114,15 @@ def check_folder(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> N
         )
 
 
-def _may_grow(before: FinetuneConfig, config: FinetuneConfig) -> set[str]:
-    """Return the settings that may be larger now while the existing models are kept.
+def _may_change(before: FinetuneConfig, config: FinetuneConfig, *, is_finished: bool) -> set[str]:
+    """Return the settings that may differ now while the existing models are kept.
 
-    The models of a cross-validation are counted by fold, so another number of seeds would renumber them.
+    There may be more seeds or repeats, or, before the fine-tuning is finished, fewer seeds. The models of a
+    cross-validation are counted by fold, so another number of seeds would renumber them.
     """
     if config.is_kfold:
         return {"repeats"} if before.repeats < config.repeats else set()
-    return {"seeds"} if before.num_seeds < config.num_seeds else set()
+    return {"seeds"} if before.num_seeds < config.num_seeds or not is_finished else set()
 
 
 def hydrogens_begun_with(folder: Path) -> bool | None:

@@ -5,7 +5,6 @@ A finished seed is read from its file. In a cross-validation, every fold of ever
 Shapes: M rows, L targets, W outputs.
 """
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,10 +27,11 @@ from unimol_scale.downstream.finetuning.model.property_model import PropertyMode
 from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig, Member, load_member, save_member
 from unimol_scale.downstream.finetuning.model.training import fit, predict_conformers
 from unimol_scale.downstream.finetuning.model.training_progress import EpochProgress
-from unimol_scale.downstream.finetuning.planning.training_forecast import TrainingForecast
+from unimol_scale.downstream.finetuning.probe.fit_probe import RATE_FACTORS
 from unimol_scale.downstream.finetuning.probe.seed_probe import fit_seed_probe
 from unimol_scale.downstream.finetuning.problem.fit_job import FitJob
 from unimol_scale.downstream.finetuning.problem.seed_problem import SeedProblem
+from unimol_scale.downstream.finetuning.problem.training_forecast import TrainingForecast
 from unimol_scale.downstream.finetuning.results import SeedResult
 from unimol_scale.downstream.metrics import score
 from unimol_scale.errors import RunError
@@ -83,7 +83,7 @@ def fit_seed(problem: SeedProblem, seed: int, forecast: TrainingForecast | None)
         return strict.build(FinishedSeed, tree, strict.Origin(name=str(done), recorded=True))
     scaling = problem.scaling
     model = _new_model(problem, seed)
-    trained = _train(problem, model, seed, forecast)
+    trained = _train(problem, model, seed, forecast, is_shown=True)
     value_MW = _predict(problem, model, trained, seed)
     file = f"seed-{seed}.safetensors"
     member = Member(
@@ -140,15 +140,19 @@ def _new_model(problem: SeedProblem, seed: int) -> PropertyModel:
     return model
 
 
-def judge_settings(problem: SeedProblem) -> float:
+def judge_settings(problem: SeedProblem, forecast: TrainingForecast | None) -> float:
     """Train a model, discard it, and return its score on the test rows; with several targets, of scaled labels.
+
+    Args:
+        problem: what is fitted.
+        forecast: of all trainings of this kind; None: their time is not told.
 
     Raises:
         RunError: training failed, or the score of the rows is not defined.
     """
     seed, test = problem.config.seed, problem.split.test
     model = _new_model(problem, seed)
-    trained = _train(problem, model, seed, None)
+    trained = _train(problem, model, seed, forecast, is_shown=False)
     if trained.value_RW is None:
         reader, max_pairs = problem.reader(test), problem.config.train.max_pairs
         samples = each_conformer_once(reader, problem.make_sample, max_pairs, problem.device)
@@ -162,44 +166,60 @@ def judge_settings(problem: SeedProblem) -> float:
     return found.value
 
 
-def _train(problem: SeedProblem, model: PropertyModel, seed: int, forecast: TrainingForecast | None) -> _Trained:
-    """Train a model in place; with a forecast, show how far it is."""
+def _train(
+    problem: SeedProblem, model: PropertyModel, seed: int, forecast: TrainingForecast | None, *, is_shown: bool
+) -> _Trained:
+    """Train a model in place; with ``is_shown``, show how far it is."""
     config = problem.config
     if config.train.probe is not None:
-        probe = fit_seed_probe(problem, model, seed)
+        progress = _progress(problem, seed, rates=len(RATE_FACTORS), is_shown=is_shown and config.train.probe == "mlp")
+        probe = fit_seed_probe(problem, model, seed, progress)
         known = probe.value_RW if config.conformers == 1 else None  # of several, predictions are averaged
         return _Trained(epochs=probe.fitted.epochs, chosen=probe.fitted.chosen, value_RW=known)
     if problem.ranks is not None:
         job = FitJob(fold=problem.fold, config=config, split=problem.split, seed=seed)
         problem.ranks.told_by_main(job)
-    return _Trained(epochs=_fit(problem, model, seed, forecast))
+    return _Trained(epochs=_fit(problem, model, seed, forecast, is_shown=is_shown))
 
 
 def fit_as_told(problem: SeedProblem, seed: int) -> None:
     """Take part in a training as another rank than the first one, which keeps what comes of it."""
-    _fit(problem, _new_model(problem, seed), seed, None)
+    _fit(problem, _new_model(problem, seed), seed, None, is_shown=False)
 
 
-def _fit(problem: SeedProblem, model: PropertyModel, seed: int, forecast: TrainingForecast | None) -> list[Epoch]:
-    """Train a backbone and its head in place, as far as they are to be trained; with a forecast, show how far it is."""
+def _fit(
+    problem: SeedProblem, model: PropertyModel, seed: int, forecast: TrainingForecast | None, *, is_shown: bool
+) -> list[Epoch]:
+    """Train a backbone and its head in place, as far as they are to be trained; with ``is_shown``, show how far."""
     config, training, device, ranks = problem.config, problem.training, problem.device, problem.ranks
     adapt(model.backbone, config.train, seed)
-    title = f"{problem.rows.name}, {f'seed {seed}' if problem.fold is None else problem.fold}"
-    run = functools.partial(fit, model, training, config.train, seed=seed, device=device, ranks=ranks)
-    if forecast is None:
-        epochs = run()
-    else:
+    if forecast is not None:
         forecast.begin_model()
-        steps = steps_per_epoch(config.train, len(problem.split.train))
-        with EpochProgress(title, config.train.epochs, problem.metric.name, steps=steps) as progress:
+    with _progress(problem, seed, is_shown=is_shown) as progress:
 
-            def on_step() -> None:
-                progress.step()
+        def on_step() -> None:
+            progress.step()
+            if forecast is not None:
                 forecast.step()
 
-            epochs = run(on_step=on_step, on_epoch=progress.epoch)
+        epochs = fit(
+            model, training, config.train, seed=seed, device=device, ranks=ranks, on_step=on_step,
+            on_epoch=progress.epoch,
+        )  # fmt: skip
     merge_adapters(model.backbone)
     return epochs
+
+
+def _progress(problem: SeedProblem, seed: int, *, rates: int = 1, is_shown: bool) -> EpochProgress:
+    train = problem.config.train
+    return EpochProgress(
+        f"{problem.rows.name}, {f'seed {seed}' if problem.fold is None else problem.fold}",
+        train.epochs,
+        problem.metric.name,
+        steps=steps_per_epoch(train, len(problem.split.train)),
+        rates=rates,
+        shown=is_shown,
+    )
 
 
 def _predict(problem: SeedProblem, model: PropertyModel, trained: _Trained, seed: int) -> Float64:

@@ -15,11 +15,11 @@ import unimol_scale.config as strict
 from unimol_scale.common.files import commit_file
 from unimol_scale.common.text.json_files import write_json
 from unimol_scale.downstream.baselines.baseline_results import BaselineResults
-from unimol_scale.downstream.baselines.verdict_words import verdict_sentence
+from unimol_scale.downstream.baselines.verdict_words import advise_worse, verdict_sentence
 from unimol_scale.downstream.config import Task
 from unimol_scale.downstream.data.splitting.parts import DataSplit, Fold
 from unimol_scale.downstream.finetuning.cautions import cautions
-from unimol_scale.downstream.finetuning.finetuning_folder import read_recorded
+from unimol_scale.downstream.finetuning.finetuning_folder import RESULTS_NAME, read_recorded
 from unimol_scale.downstream.finetuning.labelled_rows import BOUND, CONFORMER_SPREAD, PREDICTED, Rows
 from unimol_scale.downstream.finetuning.tuning.trials import TuneResult
 from unimol_scale.downstream.fold_statistics import Interval, corrected_interval
@@ -28,7 +28,6 @@ from unimol_scale.downstream.registry import METRICS
 from unimol_scale.downstream.uncertainty.confidence_results import ConfidenceResults
 from unimol_scale.store.schema import Float64
 
-RESULTS_NAME = "results.json"
 _REMEDY = "remove it and fine-tune again: the seeds are kept"
 HEADLINE_TARGETS = 4  # targets whose scores ``describe`` names
 
@@ -295,7 +294,9 @@ class FinetuneResult:
         """A sentence that compares the models with the best baseline (95 % interval); "" without baselines."""
         if self.baselines is None:
             return ""
-        return verdict_sentence(self.baselines, self.metric, self.outputs.trivial)
+        courses = [(seed.best_epoch, len(seed.losses)) for seed in self.seeds]
+        advice = advise_worse(courses, is_probe=any(seed.chosen for seed in self.seeds))
+        return verdict_sentence(self.baselines, self.metric, self.outputs.trivial, advice)
 
     def _by_target(self) -> str:
         """Return the scores of the first targets, each in its own unit."""

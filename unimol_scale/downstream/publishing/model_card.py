@@ -89,7 +89,7 @@ def _use(name: str, width: int) -> list[str]:
         "",
         "or, for a table with SMILES and a measured column:",
         "",
-        f"    unimol-scale finetune molecules.csv --target COLUMN --from {name}",
+        f"    unimol-scale finetune --data molecules.csv --target COLUMN --from {name}",
         f"    unimol-scale embed molecules.csv --from {name} --output vectors.parquet",
         "",
     ]

@@ -1,8 +1,10 @@
 """A report becomes one file that asks for nothing from elsewhere, whatever names are in it."""
 
 import pytest
+from matplotlib.figure import Figure
 
 from unimol_scale.common.report.html_page import html_page
+from unimol_scale.common.report.pictures import save_figure
 
 
 def test_pictures_are_put_in_and_names_cannot_add_anything(tmp_path):
@@ -31,3 +33,11 @@ def test_tables_with_pictures_become_cards_whose_cells_say_what_they_are(tmp_pat
     assert '<div class="scroll cards pairs"><table>' in pair  # smaller pictures, or the table would be cut off
     with pytest.raises(FileNotFoundError):
         html_page("![](missing.png)", tmp_path)
+
+
+def test_a_wide_picture_scrolls_on_a_phone_and_a_small_one_does_not(tmp_path):
+    for name, width in (("wide", 7.2), ("small", 4.2)):
+        save_figure(Figure(figsize=(width, 1.0)), tmp_path / f"{name}.png")
+    page = html_page("![](wide.png)\n\n![](small.png)\n", tmp_path)
+    assert page.count('<span class="wide" style="--natural: 936px"><img') == 1
+    assert page.count('<span class="wide"') == 1

@@ -10,7 +10,13 @@ from unimol_scale.downstream.baselines.baseline_results import (
     MemberBaselines,
     PairedDifference,
 )
-from unimol_scale.downstream.baselines.verdict_words import count_verdicts, short_verdict, shown_value, verdict_sentence
+from unimol_scale.downstream.baselines.verdict_words import (
+    advise_worse,
+    count_verdicts,
+    short_verdict,
+    shown_value,
+    verdict_sentence,
+)
 
 SCORES = tuple(
     BaselineScore(name=name, valid_by_target=(0.9,), test_by_target=(1.0,))
@@ -55,7 +61,7 @@ FOREST = "the best baseline, a random forest on RDKit descriptors"
             found("worse", -0.081, -0.12, -0.04, is_ratio=False),
             "roc_auc",
             f"The model is significantly worse than {FOREST} (95 % interval of the ROC-AUC difference -0.120 to "
-            "-0.040): do not use it as it is. Fine-tune longer, or start from another model.",
+            "-0.040): do not use it as it is.",
             f"the model is significantly worse than {FOREST}: ROC-AUC difference -0.081 (-0.120 to -0.040)",
         ),
         (
@@ -69,6 +75,14 @@ FOREST = "the best baseline, a random forest on RDKit descriptors"
 def test_each_outcome_has_its_words(results, metric, sentence, short):
     assert verdict_sentence(results, metric) == sentence
     assert short_verdict(results, metric) == short
+
+
+def test_advice_about_a_worse_model_fits_how_it_was_trained():
+    improving = advise_worse([(40, 60), (59, 60)], is_probe=False)
+    assert improving == "Fine-tune longer, or start from another model."
+    assert "longer training will not help" in advise_worse([(10, 30), (12, 32)], is_probe=False)
+    assert "It is a probe: fine-tune the whole model" in advise_worse([(1, 1)], is_probe=True)
+    assert verdict_sentence(found("worse", 2.0, 1.7, 2.3), "rmse", advice=improving).endswith(f"as it is. {improving}")
 
 
 def test_a_model_that_does_not_beat_the_mean_is_told_so():

@@ -66,6 +66,13 @@ def test_a_benchmark_of_polaris_is_found_beside_its_file(tmp_path, camel):
         assert found.columns.column_names == ["mol", "a", "b", "split"]
 
 
+def test_a_folder_of_polaris_that_was_moved_is_read(tmp_path):
+    """Polaris 0.13 names the dataset's file after the dataset, with the path where it was written."""
+    folder = write_polaris(tmp_path / "p", [[0, 2, 3], [5, 1]], dataset="/elsewhere/solubility.json")
+    (folder / "dataset.json").rename(folder / "solubility.json")
+    assert read_benchmark(folder).columns["split"].to_pylist().count("test") == 2
+
+
 def test_several_test_sets_of_polaris_keep_their_names(tmp_path):
     found = read_benchmark(write_polaris(tmp_path / "p", [[0, 1, 2], {"near": [3], "far": [4, 5]}]))
     assert found.columns["split"].to_pylist() == ["train"] * 3 + ["test"] * 3

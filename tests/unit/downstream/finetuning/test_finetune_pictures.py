@@ -4,7 +4,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from unimol_scale.common.report.html_page import WIDE_PICTURE
+from unimol_scale.common.report.pictures import png_width
 from unimol_scale.downstream.finetuning.reporting.finetune_pictures import (
+    COURSE_PICTURE,
+    LOSS_PICTURE,
     MOST_PANELS,
     draw_predictions,
     draw_training_curves,
@@ -74,5 +78,7 @@ def test_many_targets_are_drawn_up_to_a_number_of_panels(tmp_path):
 
 
 def test_the_course_shows_losses_and_scores(tmp_path):
-    draw_training_curves(tmp_path / "c.png", outcome("regression", ("y",)))
-    assert ink(tmp_path / "c.png") > 2000
+    draw_training_curves(tmp_path, outcome("regression", ("y",)))
+    for name in (LOSS_PICTURE, COURSE_PICTURE):
+        assert ink(tmp_path / name) > 1000
+        assert png_width((tmp_path / name).read_bytes()) < WIDE_PICTURE  # it is not cut off on a phone

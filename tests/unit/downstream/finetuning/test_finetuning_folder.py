@@ -134,6 +134,15 @@ def test_seeds_can_be_added_to_a_finished_fine_tuning(finished, tmp_path, monkey
     assert fitted == [SEEDS]
 
 
+def test_an_interrupted_fine_tuning_can_be_finished_with_fewer_seeds(finished, tmp_path):
+    config, done = finished
+    shutil.copytree(config.output, tmp_path / "ft")
+    cut_after_the_first_seed(tmp_path / "ft")
+    short = finetune(dataclasses.replace(config, output=tmp_path / "ft", seeds=1))
+    assert short.seeds == done.seeds[:1]
+    assert len(read_config(tmp_path / "ft").members) == 1
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -8,8 +8,8 @@ import pytest
 
 from tests.helpers.tiny_finetuning import fitting
 from unimol_scale.downstream.finetuning.finetune import finetune
-from unimol_scale.downstream.finetuning.planning import training_forecast
-from unimol_scale.downstream.finetuning.planning.training_forecast import TrainingAmount, TrainingForecast
+from unimol_scale.downstream.finetuning.problem import training_forecast
+from unimol_scale.downstream.finetuning.problem.training_forecast import SearchAmount, TrainingAmount, TrainingForecast
 
 AMOUNT = TrainingAmount(
     models=3, finished=0, train=902, valid=113, config=fitting(epochs=60, patience=20, batch_size=32)
@@ -55,6 +55,18 @@ def test_one_model_without_early_stopping_has_one_time(messages, monkeypatch):
     assert messages() == [
         "training 1 model (another 2 finished earlier) on 902 molecules, for up to 20 epochs",
         "judging by 5 steps, an epoch takes about 15 s, and the training takes about 5.0 min on this machine",
+    ]
+
+
+def test_a_search_says_its_amount_and_its_time(messages, monkeypatch):
+    train = fitting(epochs=60, patience=20, batch_size=32)
+    amount = SearchAmount(trials=4, finished=2, folds=3, train=601, valid=75, config=train)
+    forecast_of(amount, monkeypatch, 0.5, 7)
+    assert messages() == [
+        "searching: 4 trials (another 2 finished earlier) of 3 models each, on about 601 molecules; with the settings "
+        "as given, up to 60 epochs, fewer if 20 in a row bring no better validation score",
+        "judging by 5 steps, an epoch takes about 10 s, and the search about 42 to 119 min on this machine, less if "
+        "bad settings are stopped early",
     ]
 
 

@@ -38,7 +38,7 @@ def test_the_report_says_that_there_is_no_test_and_shows_what_validation_gave(ma
     for word in ("CAUTION", "nan", "undefined", "parity.png", "roc.png", "test rmse", "leakage"):
         assert word not in report, word
     assert (config.folder / "course.png").is_file()
-    assert sorted(path.name for path in config.folder.glob("*.png")) == ["course.png"]
+    assert sorted(path.name for path in config.folder.glob("*.png")) == ["course.png", "loss.png"]
     table = pq.read_table(config.folder / "predictions-seed-0.parquet")
     assert set(table["split"].to_pylist()) == {"train", "valid"}
     assert len(table) == len(MOLECULES)

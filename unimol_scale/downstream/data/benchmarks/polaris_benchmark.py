@@ -70,7 +70,8 @@ def _table_of(file: Path, benchmark: Mapping[str, Any]) -> pa.Table:
 
 def _found(file: Path, named: Path, name: str) -> Path:
     """Return a file at its named path, relative to the file that names it, or beside that file."""
-    for path in (file.parent / named, file.parent / name, file.parent / "dataset" / name):
+    beside = (named.name, name, f"dataset/{name}")
+    for path in (file.parent / named, *(file.parent / place for place in beside)):
         if path.is_file():
             return path
     raise SourceError(f"{file} names {named}, which does not exist, and there is no {name} next to the file")

@@ -13,26 +13,36 @@ _log = logging.getLogger(__name__)
 
 
 class EpochProgress:
-    """Shows the progress of training one model.
+    """Shows the progress of training one model, once or at several learning rates.
 
     Args:
         label: such as the data and the seed.
-        total: epochs at most.
+        total: epochs at most, of each training.
         metric: of the validation score.
         steps: of an epoch.
+        rates: number of learning rates that are tried one after the other. Each begins with an epoch 1.
+        shown: whether to show anything at all.
     """
 
-    def __init__(self, label: str, total: int, metric: str, *, steps: int) -> None:
+    def __init__(self, label: str, total: int, metric: str, *, steps: int, rates: int = 1, shown: bool = True) -> None:
         self._label, self._total, self._metric, self._steps = label, total, metric, steps
+        self._rates, self._rate = rates, 0  # the rate that is tried now, from 1
         self._done_steps = 0
         self._began = time.monotonic()
         self._display = ProgressDisplay(
-            label, total, training_columns, log=_log, interval_s=_LINE_SECONDS, line_at_once=True
+            label,
+            total * rates,
+            training_columns,
+            log=_log,
+            shown=shown,
+            interval_s=_LINE_SECONDS,
+            line_at_once=True,
         )
         self._newest: Epoch | None = None
         self._best = float("nan")
 
     def __enter__(self) -> "EpochProgress":
+        self._began = time.monotonic()
         self._display.start(status="", eta="")
         return self
 
@@ -40,7 +50,11 @@ class EpochProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._display.stop()
-        if kind is None and self._newest is not None:
+        if kind is not None or self._newest is None:
+            return
+        if self._rates > 1:
+            self._display.line(f"[{self._label}] done after {self._rates} learning rates", at_once=True)
+        else:
             self._display.line(self._line(f"done after {counted(self._newest.epoch, 'epoch')}"), at_once=True)
 
     def step(self) -> None:
@@ -51,13 +65,15 @@ class EpochProgress:
     def epoch(self, epoch: Epoch) -> None:
         """Show the results of an epoch."""
         self._newest = epoch
+        self._rate += epoch.epoch == 1
         if epoch.best == epoch.epoch:
             self._best = epoch.score
-        self._update(epoch.epoch)
-        self._display.line(self._line(f"epoch {epoch.epoch}/{self._total}"))
+        self._update((self._rate - 1) * self._total + epoch.epoch)
+        which = f"learning rate {self._rate} of {self._rates}, " if self._rates > 1 else ""
+        self._display.line(self._line(f"{which}epoch {epoch.epoch}/{self._total}"))
 
     def _update(self, epochs: float) -> None:
-        left = (time.monotonic() - self._began) / epochs * (self._total - epochs)
+        left = (time.monotonic() - self._began) / epochs * (self._total * self._rates - epochs)
         self._display.update(epochs, status=self._status(), eta=f"≤ {clock(left)}")
 
     def _status(self) -> str:

@@ -14,6 +14,7 @@ from unimol_scale.common.text.json_files import hash_json
 from unimol_scale.downstream.data.batches import each_conformer_once
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.downstream.finetuning.model.training import predict_conformers
+from unimol_scale.downstream.finetuning.model.training_progress import EpochProgress
 from unimol_scale.downstream.finetuning.probe.fit_probe import FittedProbe, fit_probe, head_values
 from unimol_scale.downstream.finetuning.probe.kept_vectors import kept_vectors
 from unimol_scale.downstream.finetuning.problem.seed_problem import SeedProblem
@@ -37,13 +38,14 @@ class SeedProbe:
     value_RW: Float64
 
 
-def fit_seed_probe(problem: SeedProblem, model: PropertyModel, seed: int) -> SeedProbe:
+def fit_seed_probe(problem: SeedProblem, model: PropertyModel, seed: int, progress: EpochProgress) -> SeedProbe:
     """Fit the head of a model in place.
 
     Args:
         problem: data and settings, with ``train.probe`` set.
         model: model with the backbone that training starts from, and a new head.
         seed: seed of the order of the rows and of dropout.
+        progress: shows the epochs once the vectors are there.
 
     Raises:
         RunError: memory is full, a loss is not finite, or the validation rows have no defined score.
@@ -52,7 +54,10 @@ def fit_seed_probe(problem: SeedProblem, model: PropertyModel, seed: int) -> See
     training, split = problem.training, problem.split
     normed_MD = frozen_vectors(problem, model)
     model.cpu()
-    fitted = fit_probe(model, training, problem.config.train, normed_MD[split.train], normed_MD[split.valid], seed=seed)
+    train_ND, valid_VD = normed_MD[split.train], normed_MD[split.valid]
+    config = problem.config.train
+    with progress:
+        fitted = fit_probe(model, training, config, train_ND, valid_VD, seed=seed, on_epoch=progress.epoch)
     return SeedProbe(fitted=fitted, value_RW=head_values(model, training, normed_MD[problem.rows.usable_M]))
 
 
@@ -67,7 +72,8 @@ def frozen_vectors(problem: SeedProblem, model: PropertyModel) -> Float32:
     def compute() -> Float32:
         model.to(problem.device)
         samples = each_conformer_once(problem.reader(rows_U), problem.make_sample, max_pairs, problem.device)
-        with StageProgress("vectors", None) as progress:
+        total = len(rows_U) if config.conformers == 1 else None  # some molecules have fewer than they should
+        with StageProgress("vectors", total) as progress:
 
             def count(conformers: int) -> None:
                 progress.advance(conformers)

@@ -1,6 +1,6 @@
 """Searches for settings within the training and validation rows of a split. Shapes: M rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from unimol_scale.downstream.data.splitting.folds import split_folds
 from unimol_scale.downstream.data.splitting.parts import DataSplit
 from unimol_scale.downstream.finetuning.finetuning_folder import FREE
 from unimol_scale.downstream.finetuning.problem.seed_problem import SeedProblem
+from unimol_scale.downstream.finetuning.problem.training_forecast import SearchAmount, TrainingForecast
 from unimol_scale.downstream.finetuning.tuning.search import JOURNAL_NAME, Search
 from unimol_scale.downstream.finetuning.tuning.space import SearchSpace
 from unimol_scale.downstream.finetuning.tuning.trials import TuneResult
@@ -23,12 +24,13 @@ from unimol_scale.errors import ConfigError
 _NO_TRIALS = FREE | {"tune", "seeds", "repeats"}
 
 
-def tune_problem(problem: SeedProblem, judge: Callable[[SeedProblem], float]) -> TuneResult:
+def tune_problem(problem: SeedProblem, judge: Callable[[SeedProblem, TrainingForecast | None], float]) -> TuneResult:
     """Search for the best settings on the training and validation rows of a split, without its test rows.
 
     Args:
         problem: the data, the split and the settings as given.
-        judge: trains a model for a problem, and returns its score on the problem's test rows.
+        judge: trains a model for a problem, and returns its score on the problem's test rows; it counts its steps for
+            the forecast.
 
     Raises:
         ConfigError: there are too few rows for the folds, or Optuna is not installed.
@@ -36,9 +38,15 @@ def tune_problem(problem: SeedProblem, judge: Callable[[SeedProblem], float]) ->
     """
     config = problem.config
     splits = inner_splits(problem)
+    forecast: TrainingForecast | None = None
+
+    def tell_amount(finished: int) -> None:
+        nonlocal forecast
+        if config.train.probe is None:  # a probe has no steps to judge by, and takes seconds
+            forecast = TrainingForecast(_amount(config, splits, finished))
 
     def judge_fold(tried: FinetuneConfig, fold: int) -> float:
-        return judge(replace(problem, config=tried, split=splits[fold]))
+        return judge(replace(problem, config=tried, split=splits[fold]), forecast)
 
     search = Search(
         space=SearchSpace(config=config, layers=problem.start.model.layers),
@@ -48,6 +56,7 @@ def tune_problem(problem: SeedProblem, judge: Callable[[SeedProblem], float]) ->
         journal=config.folder / JOURNAL_NAME,
         name=_name(problem),
         seed=config.seed,
+        on_start=tell_amount,
     )
     label = problem.rows.name if problem.fold is None else f"{problem.rows.name}, {problem.fold}"
     trials = search.run(config.tune, label)
@@ -58,6 +67,19 @@ def tune_problem(problem: SeedProblem, judge: Callable[[SeedProblem], float]) ->
         searched=search.space.searched,
         trials=trials,
         chosen=search.best(trials),
+    )
+
+
+def _amount(config: FinetuneConfig, splits: Sequence[DataSplit], finished: int) -> SearchAmount:
+    """Return what remains to be trained after so many trials."""
+    first = splits[0]
+    return SearchAmount(
+        trials=config.tune - finished,
+        finished=finished,
+        folds=len(splits),
+        train=len(first.train),
+        valid=len(first.valid) * config.conformers,
+        config=config.train,
     )
 
 

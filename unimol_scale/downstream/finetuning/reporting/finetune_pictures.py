@@ -16,6 +16,7 @@ from unimol_scale.downstream.finetuning.results import FinetuneResult
 from unimol_scale.downstream.labels.confusion_matrix import count_confusions
 from unimol_scale.store.schema import Float64, Int64
 
+LOSS_PICTURE, COURSE_PICTURE = "loss.png", "course.png"
 MOST_PANELS = 12
 MODEL_COLOUR, CHANCE_COLOUR, VALID_COLOUR = BLUE, GREY, RED
 
@@ -61,20 +62,27 @@ def _draw_confusions(path: Path, outcome: FinetuneResult, count_KK: Int64) -> No
     save_figure(figure, path)
 
 
-def draw_training_curves(path: Path, outcome: FinetuneResult) -> None:
-    """Draw training loss and validation score of every seed over the epochs; a dot marks the chosen epoch."""
-    figure, (left, right) = _panels(2)
-    for seed in outcome.seeds:
-        epochs = np.arange(1, len(seed.losses) + 1)
-        left.plot(epochs, seed.losses, color=MODEL_COLOUR, alpha=0.7)
-        right.plot(epochs, seed.valid_scores, color=VALID_COLOUR, alpha=0.7)
-        right.plot(seed.best_epoch, seed.valid_scores[seed.best_epoch - 1], "o", color=VALID_COLOUR)
-    left.set_yscale("log")
-    for axis, title in ((left, "training loss"), (right, f"validation {outcome.metric}")):
-        axis.set_title(title, fontsize=9)
+def draw_training_curves(folder: Path, outcome: FinetuneResult) -> None:
+    """Draw training loss and validation score of every seed over the epochs; a dot marks the chosen epoch.
+
+    They are two pictures, which stand side by side on a page, and one below the other on a phone.
+    """
+    for name, title in ((LOSS_PICTURE, "training loss"), (COURSE_PICTURE, f"validation {outcome.metric}")):
+        figure = Figure(figsize=(3.45, 3.2), layout="constrained")
+        axis = figure.subplots()
+        for seed in outcome.seeds:
+            epochs = np.arange(1, len(seed.losses) + 1)
+            if name == LOSS_PICTURE:
+                axis.plot(epochs, seed.losses, color=MODEL_COLOUR, alpha=0.7)
+                continue
+            axis.plot(epochs, seed.valid_scores, color=VALID_COLOUR, alpha=0.7)
+            axis.plot(seed.best_epoch, seed.valid_scores[seed.best_epoch - 1], "o", color=VALID_COLOUR)
+        if name == LOSS_PICTURE:
+            axis.set_yscale("log")
+        axis.set_title(title, fontsize=9, parse_math=False)
         axis.set_xlabel("epoch")
         axis.grid(alpha=0.25)
-    save_figure(figure, path)
+        save_figure(figure, folder / name)
 
 
 def _parity(axis: Any, label_R: Float64, predictions: Sequence[Float64], unit: str, spread: str) -> None:  # noqa: ANN401

@@ -14,6 +14,7 @@ from unimol_scale.downstream.baselines.baseline_results import TRIVIAL
 from unimol_scale.downstream.baselines.table_features import ECFP_COUNTS, ECFP_RADIUS, NUM_DESCRIPTORS
 from unimol_scale.downstream.baselines.table_models import TREES
 from unimol_scale.downstream.baselines.verdict_words import (
+    METRIC_WORDS,
     count_verdicts,
     shown_baseline,
     shown_metric,
@@ -29,6 +30,8 @@ from unimol_scale.downstream.finetuning.folds.fold_files import read_out_of_fold
 from unimol_scale.downstream.finetuning.folds.fold_lines import describe_score, describe_split, fold_table
 from unimol_scale.downstream.finetuning.labelled_rows import CONFORMER_SPREAD, PREDICTED
 from unimol_scale.downstream.finetuning.reporting.finetune_pictures import (
+    COURSE_PICTURE,
+    LOSS_PICTURE,
     MOST_PANELS,
     draw_predictions,
     draw_training_curves,
@@ -67,17 +70,18 @@ def write_report(
     pictures, spread_lines, more = [], [], []
     if outcome.has_test:
         picture = "confusion.png" if outcome.outputs.num_classes else "roc.png"
-        pictures.append("parity.png" if outcome.task == "regression" else picture)
+        picture = "parity.png" if outcome.task == "regression" else picture
+        pictures.append(f"![]({picture})")
         labels_RL, predictions = _test_rows(folder, outcome)
-        draw_predictions(folder / pictures[0], outcome, labels_RL, predictions)
+        draw_predictions(folder / picture, outcome, labels_RL, predictions)
         spread_lines += _spread_lines(outcome, labels_RL, predictions)
         if config.conformers > 1:
             spread_lines.append(_conformer_line(folder, outcome, config))
         if outcome.outputs.num_classes:
             more = confusion_lines(outcome.outputs, count_confusions(outcome.outputs, labels_RL, predictions))
     if outcome.has_course:
-        pictures.append("course.png")
-        draw_training_curves(folder / "course.png", outcome)
+        pictures.append(f"![]({LOSS_PICTURE}) ![]({COURSE_PICTURE})")
+        draw_training_curves(folder, outcome)
     lines = _lines(outcome, config, pictures, spread_lines)
     more += curve_section(folder, outcome, curve)
     more += [*worst_section(folder, outcome, worst), *cliff_section(folder, outcome)]
@@ -149,6 +153,7 @@ def _lines(
         "In detail:",
         "",
         f"- {outcome.task}, {counted(len(outcome.targets), 'target')}; {_result(outcome)}",
+        *([f"- {outcome.metric}: {METRIC_WORDS[outcome.metric]}"] if outcome.metric in METRIC_WORDS else []),
         *(f"- {line}" for line in spread_lines),
         f"- {divided}; {outcome.rows:,} rows in the data, {used:,} used, {outcome.skipped:,} without a usable molecule"
         + (" (skipped.csv)" if outcome.skipped else "")
@@ -161,7 +166,7 @@ def _lines(
     lines += [f"- {line}" for line in ([STANDARDISED] if outcome.task == "regression" else []) + _bound_lines(outcome)]
     lines += [
         "",
-        *(line for picture in pictures for line in (f"![]({picture})", "")),
+        *(line for picture in pictures for line in (picture, "")),
         f"## {'Fold by fold' if outcome.folds else 'Seed by seed'}",
         "",
     ]

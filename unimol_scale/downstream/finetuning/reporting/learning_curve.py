@@ -112,12 +112,13 @@ def curve_section(folder: Path, outcome: FinetuneResult, points: Sequence[CurveP
 
 def draw_curve(path: Path, metric: str, points: Sequence[CurvePoint]) -> None:
     """Draw scores against the number of training rows: the model, with its spread over seeds, and the best baseline."""
-    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+    figure = Figure(figsize=(4.5, 3.6), layout="constrained")
     axes = figure.subplots()
     rows = [one.train_rows for one in points]
+    bars = " (bars: seeds)" if any(one.seed_std > 0.0 for one in points) else ""  # NaN for a single seed
     axes.errorbar(
         rows, [one.score for one in points], yerr=np.nan_to_num([one.seed_std for one in points]), color=BLUE,
-        marker="o", ms=5, lw=1.5, capsize=3, label="this model (bars: seeds)",
+        marker="o", ms=5, lw=1.5, capsize=3, label=f"this model{bars}",
     )  # fmt: skip
     baselines = [(one.train_rows, one.baseline) for one in points if one.baseline is not None]
     if baselines:

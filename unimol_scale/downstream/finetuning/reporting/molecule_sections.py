@@ -28,6 +28,7 @@ from unimol_scale.downstream.finetuning.results import FinetuneResult
 from unimol_scale.store.schema import Float64
 
 MOLECULES = "molecules"  # folder of the pictures
+_SPREAD = " The number behind ± is the disagreement of the models, which is not an error bar."
 
 
 def worst_section(folder: Path, outcome: FinetuneResult, worst: Sequence[WorstPrediction]) -> list[str]:
@@ -60,7 +61,7 @@ def worst_section(folder: Path, outcome: FinetuneResult, worst: Sequence[WorstPr
         "",
         f"The {counted(len(rows), 'test molecule')} {by}. Look for what these molecules have in common, which the "
         "models may not have learnt. Other common reasons are wrong labels, and molecules unlike all training "
-        "molecules.",
+        f"molecules.{'' if all(np.isnan(one.spread) for one in worst) else _SPREAD}",
         "",
         *markdown_table(header, rows),
     ]

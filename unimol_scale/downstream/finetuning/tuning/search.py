@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unimol_scale.downstream.config import FinetuneConfig
+from unimol_scale.downstream.finetuning.tuning.journal import open_journal
 from unimol_scale.downstream.finetuning.tuning.space import SearchSpace
 from unimol_scale.downstream.finetuning.tuning.trials import TunedSettings, TuneTrial
 from unimol_scale.downstream.finetuning.tuning.tuning_progress import TuningProgress
@@ -43,6 +44,7 @@ class Search:
         journal: file of the finished trials.
         name: name of the search in that file, which differs for other data or settings.
         seed: seed of the suggested settings.
+        on_start: called with the number of finished trials before the first missing one.
     """
 
     space: SearchSpace
@@ -52,6 +54,7 @@ class Search:
     journal: Path
     name: str
     seed: int
+    on_start: Callable[[int], None] = lambda _: None
 
     def run(self, trials: int, label: str) -> tuple[TuneTrial, ...]:
         """Run the missing trials, and return all finished ones.
@@ -66,6 +69,8 @@ class Search:
         """
         study = self._open()
         finished = _finished(study)
+        if len(finished) < trials:
+            self.on_start(len(finished))
         with TuningProgress(label, trials, self.folds, done=min(trials, len(finished))) as progress:
             while len(finished) < trials:
                 self._try(study, len(finished), progress)
@@ -84,9 +89,8 @@ class Search:
 
     def _open(self) -> "Study":
         optuna = require_optuna()
-        backend = optuna.storages.journal.JournalFileBackend(str(self.journal))
         study: Study = optuna.create_study(
-            storage=optuna.storages.JournalStorage(backend),
+            storage=optuna.storages.JournalStorage(open_journal(self.journal)),
             study_name=self.name,
             direction="maximize" if self.metric.higher_is_better else "minimize",
             pruner=optuna.pruners.MedianPruner(n_startup_trials=_UNPRUNED),

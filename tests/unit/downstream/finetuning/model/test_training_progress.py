@@ -49,3 +49,23 @@ def test_the_bar_moves_and_tells_the_time_left_within_an_epoch(monkeypatch: pyte
     last = terminal.getvalue().rstrip("\x1b[?25h\n").splitlines()[-1]
     assert "0/10" in last
     assert "≤ 0:39:00" in last
+
+
+def test_several_learning_rates_are_counted_on_one_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "160")
+    with shown_on_stderr(), EpochProgress("esol, seed 0", 10, "rmse", steps=4, rates=4) as progress:
+        for number in (1, 2, 1):  # the first rate stops early
+            progress.epoch(Epoch(epoch=number, loss=1.0, score=1.0, best=1))
+    assert "11/40" in terminal.getvalue().rstrip("\x1b[?25h\n").splitlines()[-1]
+
+
+def test_lines_name_the_learning_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    with shown_on_stderr(), EpochProgress("esol, seed 0", 10, "rmse", steps=4, rates=4) as progress:
+        progress.epoch(Epoch(epoch=1, loss=1.0, score=2.0, best=1))
+    assert capsys.readouterr().err.splitlines() == [
+        "[esol, seed 0] learning rate 1 of 4, epoch 1/10  loss 1.0000  valid rmse 2.0000  best 2.0000 at epoch 1",
+        "[esol, seed 0] done after 4 learning rates",
+    ]

@@ -1,5 +1,7 @@
 """Fine-tunings that fit a head to frozen vectors: what is learnt, what is kept, and what later programs see."""
 
+import logging
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -49,6 +51,15 @@ def test_a_probe_leaves_the_backbone_as_it_is_and_is_opened_as_any_fine_tuned_mo
         "| best epoch |",
     ):  # a linear model is solved at once
         assert (course in report) == (kind == "mlp"), course
+
+
+def test_an_mlp_probe_shows_its_epochs_and_a_linear_one_has_none(settings, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "unimol_scale")
+    for kind in ("linear", "mlp"):
+        finetune(settings(train=probing(kind), inputs="2d", seeds=1, output=tmp_path / kind))
+    shown = [text for record in caplog.records if "epoch" in (text := record.getMessage())]
+    assert any("learning rate 1 of 4, epoch 1/3" in text for text in shown)
+    assert all("learning rate" in text for text in shown)
 
 
 def test_vectors_are_computed_once_whatever_is_learnt_from_them(settings, place, tmp_path, monkeypatch):

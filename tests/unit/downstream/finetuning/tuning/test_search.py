@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +73,19 @@ def test_the_same_seed_tries_the_same_also_after_a_stop_and_another_one_does_not
     assert search(lambda *_: pytest.fail("all is there"), journal="whole.jsonl").run(9, "set") == whole
     assert search(journal="whole.jsonl").run(11, "set")[:9] == whole
     assert search(journal="other.jsonl", seed=1).run(9, "set")[1:] != whole[1:]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("target", ["cut.jsonl", "tuned/cut.jsonl"])  # the second leads nowhere
+def test_a_kill_in_the_middle_of_a_write_leaves_a_search_that_goes_on(search, tmp_path, monkeypatch, target):
+    monkeypatch.chdir(tmp_path)
+    whole = search(journal="whole.jsonl").run(3, "set")
+    search(journal="cut.jsonl").run(2, "set")
+    Path("cut.jsonl.lock").symlink_to(target)  # as the killed process leaves it
+    with Path("cut.jsonl").open("a") as journal:
+        journal.write('{"op_code":4,"worker')
+    monkeypatch.setattr("unimol_scale.downstream.finetuning.tuning.journal._LOCK_SECONDS", 3)
+    assert search(journal="cut.jsonl").run(3, "set") == whole
 
 
 def test_a_training_that_fails_is_passed_over_unless_all_do(search):

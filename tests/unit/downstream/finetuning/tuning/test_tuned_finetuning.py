@@ -1,6 +1,7 @@
 """Whole fine-tunings with a search: which rows it sees, what is reported, and what is predicted with."""
 
 import dataclasses
+import logging
 
 import numpy as np
 import pytest
@@ -30,7 +31,9 @@ def test_test_rows_take_no_part_in_the_search(quick, place, tmp_path, monkeypatc
     """Labels of the test rows that are nonsense change neither what is tried nor what is found."""
     seen = []
     judge = module.judge_settings
-    monkeypatch.setattr(module, "judge_settings", lambda problem: seen.append(problem.split) or judge(problem))
+    monkeypatch.setattr(
+        module, "judge_settings", lambda problem, forecast: seen.append(problem.split) or judge(problem, forecast)
+    )
     first = finetune(quick())
     lines = (place / "set.csv").read_text().splitlines()
     test = sorted(set(range(30)) - {row for each in seen for part in each.parts.values() for row in part.tolist()})
@@ -89,11 +92,11 @@ def test_python_takes_tune_and_goes_on_after_a_stop(place, tmp_path, monkeypatch
     }  # fmt: skip
     judge, calls = module.judge_settings, []
 
-    def stops(problem):
+    def stops(problem, forecast):
         calls.append(1)
         if len(calls) == 5:
             raise KeyboardInterrupt
-        return judge(problem)
+        return judge(problem, forecast)
 
     monkeypatch.setattr(module, "judge_settings", stops)
     with pytest.raises(KeyboardInterrupt):
@@ -101,3 +104,12 @@ def test_python_takes_tune_and_goes_on_after_a_stop(place, tmp_path, monkeypatch
     fitted = us.finetune(str(place / "pretrained"), table, **call)
     assert len(fitted.result.tuning[0].trials) == 3
     assert len(calls) < 5 + 3 * 3  # the first trial was not tried again
+
+
+def test_a_search_of_whole_models_says_how_much_it_trains_before_its_first_trial(quick, caplog):
+    caplog.set_level(logging.INFO, "unimol_scale")
+    finetune(quick(train=fitting(epochs=1), tune=1, tune_over=("pooling",)))
+    messages = [record.getMessage() for record in caplog.records]
+    amount = next(at for at, text in enumerate(messages) if text.startswith("searching: 1 trial of 2 models each"))
+    assert amount < next(at for at, text in enumerate(messages) if "trial 1/1" in text)
+    assert not any("epoch 1/1" in text for text in messages[:amount])
