@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 import unimol_scale.config as strict
+from unimol_scale.common.progress import StageProgress
 from unimol_scale.common.text.json_files import write_json
 from unimol_scale.downstream.data.batches import each_conformer_once, steps_per_epoch
 from unimol_scale.downstream.finetuning import results
@@ -112,7 +113,14 @@ def seed_vectors(problem: SeedProblem, saved: FinetunedConfig, row_R: Int64) -> 
     make_sample = problem.make_sample
     samples = each_conformer_once(problem.reader(row_R), make_sample, problem.config.train.max_pairs, problem.device)
     scaling = saved.scaling_of(member)
-    vector_RD = predict_conformers(model, samples, scaling, problem.device, with_vectors=True).vector_RD
+    total = len(row_R) if problem.config.conformers == 1 else None  # some molecules have fewer than they should
+    with StageProgress("vectors for the domain", total) as progress:
+
+        def count(conformers: int) -> None:
+            progress.advance(conformers)
+            progress.tick()
+
+        vector_RD = predict_conformers(model, samples, scaling, problem.device, count, with_vectors=True).vector_RD
     assert vector_RD is not None, "asked for"
     return vector_RD
 

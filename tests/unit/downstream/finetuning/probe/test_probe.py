@@ -60,6 +60,7 @@ def test_an_mlp_probe_shows_its_epochs_and_a_linear_one_has_none(settings, tmp_p
     shown = [text for record in caplog.records if "epoch" in (text := record.getMessage())]
     assert any("learning rate 1 of 4, epoch 1/3" in text for text in shown)
     assert all("learning rate" in text for text in shown)
+    assert any(record.getMessage().startswith("vectors for the domain: ") for record in caplog.records)
 
 
 def test_vectors_are_computed_once_whatever_is_learnt_from_them(settings, place, tmp_path, monkeypatch):
