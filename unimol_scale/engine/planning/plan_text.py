@@ -212,7 +212,7 @@ def _time(plan: Plan, config: PretrainConfig) -> list[str]:
     notes = {
         "compute": products if target.mfu is None else f"at {target.mfu:.0%} of {prefixed(target.peak_flops)}FLOP/s",
         "memory traffic": f"all other kernels, at {prefixed(target.bandwidth)}B/s" if target.bandwidth else "",
-        "host": f"{steps.micro_batches:.1f} micro-batches × {kernels}, "
+        "host": f"{steps.micro_batches:.1f} micro-batches of {kernels}, "
         f"{time.host / steps.micro_batches * 1e3:.3g} ms each at stage {plan.zero_stage}",
         "network": "collectives, assumed to overlap with the rest",
     }
