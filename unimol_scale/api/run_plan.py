@@ -85,7 +85,7 @@ def plan(
         >>> plan.compute.days == plan.tree["compute"]["days"]
         True
         >>> print(plan)  # doctest: +ELLIPSIS
-        84M-denoise-seed0: size 84M, objective denoise, 8 ranks, bf16, ZeRO stage 3
+        84M-denoise-seed0: size 84M, objective denoise, 8 ranks, bf16, ZeRO stage 1 (chosen)
         ...
     """
     with a_call(_ARGUMENTS):

@@ -72,7 +72,7 @@ def options_of(*more):
 def test_folds_are_settings_of_every_start_and_have_folders_of_their_own(monkeypatch):
     single, crossed = options_of(), options_of("--split", "scaffold-kfold", "--repeats", "3")
     made = [settings(options, "ESOL", "a1", 1.0, reinitialise=False) for options in (single, crossed)]
-    assert [(one.split, one.with_counts.folds, one.repeats, one.num_seeds) for one in made] == [
+    assert [(one.split, one.with_choices.folds, one.repeats, one.num_seeds) for one in made] == [
         ("scaffold", None, 1, 3), ("scaffold-kfold", 5, 3, 1),
     ]  # fmt: skip
     assert made[0].folder != made[1].folder

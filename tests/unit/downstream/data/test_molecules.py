@@ -140,11 +140,11 @@ def test_who_waits_long_for_conformers_is_told_that_2d_needs_none(rows, monkeypa
     with ThreadPoolExecutor(1) as pool:
         pending = pool.submit(rows, "CCO")
         until = time.monotonic() + 60
-        while "2D inputs need none: set inputs to 2d" not in caplog.text and time.monotonic() < until:
+        while "--inputs 2d a fine-tuning and its predictions need none" not in caplog.text and time.monotonic() < until:
             time.sleep(0.01)
         told.set()
         pending.result()
-    assert "2D inputs need none: set inputs to 2d" in caplog.text
+    assert "--inputs 2d a fine-tuning and its predictions need none" in caplog.text
     caplog.clear()
     rows("CCN", geometry=False)
     assert "2D" not in caplog.text

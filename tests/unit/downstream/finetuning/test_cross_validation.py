@@ -161,7 +161,7 @@ def test_what_was_not_given_is_recorded(crossed):
     recorded = strict.build(FinetuneConfig, *strict.read_yaml(config.folder / "config.yaml"))
     assert (recorded.seeds, recorded.folds, recorded.repeats) == (1, FOLDS, REPEATS)
     assert (
-        FinetuneConfig(data=config.data, size="0.03M", targets=("size",), split="random-kfold").with_counts.folds == 5
+        FinetuneConfig(data=config.data, size="0.03M", targets=("size",), split="random-kfold").with_choices.folds == 5
     )
     assert FinetuneConfig(data=config.data, size="0.03M", targets=("size",)).num_seeds == 3
 

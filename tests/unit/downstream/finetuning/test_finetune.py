@@ -43,7 +43,7 @@ def test_a_fine_tuning_leaves_models_predictions_pictures_and_a_report(finished)
     assert len(done.seeds) == SEEDS
     assert done.mean == pytest.approx(np.mean([seed.test for seed in done.seeds]))
     recorded = strict.build(FinetuneConfig, *strict.read_yaml(folder / "config.yaml"))
-    assert recorded == dataclasses.replace(config, hydrogens=False)  # what was decided
+    assert recorded == dataclasses.replace(config, hydrogens=False, pooling="mean")  # what was decided
     for name in ("parity.png", "loss.png", "course.png"):
         picture = matplotlib.image.imread(folder / name)
         assert min(picture.shape[:2]) > 200

@@ -28,12 +28,14 @@ def of_size(size, **train):
 @pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}, {"trained_layers": 1}, {"probe": "mlp"}], ids=str)
 def test_what_is_counted_is_what_a_training_moves(changes):
     config = of_size("0.5M", **changes)
-    built = model()
+    built = model(pooling=config.molecule_pooling)
     adapt(built.backbone, config.train, seed=0)
     moved = sum(parameter.numel() for parameter in built.trained_parameters)
     counts = count_trained(config, TINY, 1)
     assert counts.all_trained == moved
-    assert counts.backbone + counts.head == sum(parameter.numel() for parameter in model().parameters())
+    assert counts.backbone + counts.head == sum(
+        parameter.numel() for parameter in model(pooling=config.molecule_pooling).parameters()
+    )
 
 
 def test_lora_of_the_largest_model_fits_24_gb_and_the_whole_model_does_not():

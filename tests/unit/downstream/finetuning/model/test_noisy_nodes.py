@@ -123,8 +123,9 @@ def test_the_gradient_is_that_of_the_labels_and_the_weighted_one_of_the_noise(ch
     of_labels, of_noise = gradient(plain), gradient(by_hand)
     for name, both in found[0.3].items():
         labels, noise = (of.get(name, torch.zeros_like(both)) for of in (of_labels, of_noise))
-        assert torch.allclose(both, labels + 0.3 * noise, rtol=1e-4, atol=1e-6), name
-        assert torch.allclose(found[0.0][name], labels, rtol=1e-4, atol=1e-6), name
+        close = 1e-6 + 1e-5 * both.abs().max().item()  # sums over all atoms, in another order
+        assert torch.allclose(both, labels + 0.3 * noise, rtol=1e-4, atol=close), name
+        assert torch.allclose(found[0.0][name], labels, rtol=1e-4, atol=close), name
     assert found[0.3]["coordinate_head.force"].abs().max() > 0
 
 
