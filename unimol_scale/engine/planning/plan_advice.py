@@ -43,7 +43,8 @@ def advice_on(plan: Plan) -> list[str]:
         sentences.append(f"Set data.max_pairs={largest}, or leave it out: fewer, larger micro-batches fit in memory.")
     if plan.fewest_ranks < plan.world_size:
         then = "Then" if plan.recommended_stage != plan.zero_stage else "Here"
-        sentences.append(f"{then} {plan.fewest_ranks} GPUs would be about as fast as {plan.world_size}.")
+        fewer = "1 GPU" if plan.fewest_ranks == 1 else f"{plan.fewest_ranks} GPUs"
+        sentences.append(f"{then} {fewer} would be about as fast as {plan.world_size}.")
     return sentences
 
 

@@ -205,7 +205,7 @@ def test_graphs_take_the_host_off_small_micro_batches_and_need_memory_for_gradie
     assert eager.time.bound == "host"
     assert replayed.time.host < 0.6 * eager.time.host
     assert replayed.memory.gradients == 3 * eager.memory.gradients
-    assert "× one CUDA graph" in render(replayed, graphed)
+    assert "micro-batches of one CUDA graph" in render(replayed, graphed)
     assert replayed.steps.padding > eager.steps.padding
 
 
