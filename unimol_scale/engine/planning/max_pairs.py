@@ -90,8 +90,7 @@ def with_stage_here(
     cuda, world_size = ranks.device.type == "cuda", ranks.world_size
     if config.zero.stage is not None or not cuda:
         return with_stage(config, objective, histogram, None, world_size=world_size, cuda=cuda)
-    known = [float(size) for size in ranks.gather(device_bytes(ranks)) if size is not None]
-    capacity = min(known, default=None)
+    capacity = _smallest_device(ranks)
     return with_stage(config, objective, histogram, capacity, world_size=world_size, cuda=cuda)
 
 
@@ -173,8 +172,7 @@ def with_max_pairs_here(
     cuda, world_size = ranks.device.type == "cuda", ranks.world_size
     if config.data.max_pairs is not None or not cuda:
         return with_max_pairs(config, objective, histogram, None, world_size=world_size, cuda=cuda)
-    known = [float(size) for size in ranks.gather(device_bytes(ranks)) if size is not None]
-    capacity = min(known, default=None)
+    capacity = _smallest_device(ranks)
     return with_max_pairs(config, objective, histogram, capacity, world_size=world_size, cuda=cuda)
 
 
@@ -220,3 +218,9 @@ def draws_while_training(config: PretrainConfig) -> bool:
     """Return whether random numbers are, or may be, drawn during the computation of a micro-batch."""
     parts = (config.objective.name, *config.objective.mixture)
     return config.model.has_dropout or any(is_reference(name) for name in parts)
+
+
+def _smallest_device(ranks: Ranks) -> float | None:
+    """Return the bytes of the smallest device of any rank; None if no rank knows. Every rank calls this."""
+    known = [float(size) for size in ranks.gather(device_bytes(ranks)) if size is not None]
+    return min(known, default=None)
