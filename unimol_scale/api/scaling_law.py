@@ -272,8 +272,8 @@ def fit_scaling_law(
             columns N, D, loss and optionally C, U, name, size, loss/TERM.
         law: "auto" chooses the law that predicts held-out sizes best; or "chinchilla", "kaplan", "power", "repeated",
             "saturating", "unimol2", or package.module:Name of your own code.
-        hold_out: sizes to exclude from the fit and test it on: "largest", "none", a number of sizes, or a fraction of
-            them.
+        hold_out: runs to exclude from the fit and test it on: those of the "largest" size, the "corner" (the largest
+            size on the most data), "none", those of a number of the largest sizes, or of a fraction of the sizes.
         options: see ``LawOptions``.
 
     Returns:

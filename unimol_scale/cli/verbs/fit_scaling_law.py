@@ -49,8 +49,8 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         "--hold-out",
         default="largest",
         metavar="RULE",
-        help="model sizes to exclude from the fit and test it on: largest, none, a number of sizes, or a fraction of "
-        "them (default: %(default)s)",
+        help="runs to exclude from the fit and test it on: those of the largest size, the corner (the largest size on "
+        "the most data), none, or those of a number or a fraction of the sizes (default: %(default)s)",
     )
     verb.add_argument(
         "--predict",

@@ -59,8 +59,9 @@ def hold_out_mask(points: Points, rule: str) -> np.ndarray:
 
     Args:
         points: all of them.
-        rule: "none"; "largest" for the runs of the largest size; a whole number for that many of the largest sizes; a
-            fraction below 1 for that fraction of the sizes, rounded up.
+        rule: "none"; "largest" for the runs of the largest size; "corner" for those of the largest size on the most
+            data that it has seen; a whole number for that many of the largest sizes; a fraction below 1 for that
+            fraction of the sizes, rounded up.
 
     Raises:
         RunError: the rule is not one of these, or holds out everything.
@@ -69,7 +70,7 @@ def hold_out_mask(points: Points, rule: str) -> np.ndarray:
     num_sizes = int(sizes.max()) + 1
     if rule == "none":
         return np.zeros(len(points), dtype=bool)
-    if rule == "largest":
+    if rule in ("largest", "corner"):
         count = 1
     else:
         try:
@@ -81,13 +82,18 @@ def hold_out_mask(points: Points, rule: str) -> np.ndarray:
         elif number >= 1 and number == int(number):
             count = int(number)
         else:
-            raise RunError(f"--hold-out {rule}: give largest, none, a number of sizes, or a fraction of them below 1")
-    if count >= num_sizes:
+            raise RunError(
+                f"--hold-out {rule}: give largest, corner, none, a number of sizes, or a fraction of them below 1"
+            )
+    mask: np.ndarray = sizes >= num_sizes - count
+    if rule == "corner":
+        amounts = distinct(points.columns["D"])
+        mask &= amounts == amounts[mask].max()
+    if mask.all():
         raise RunError(
             f"--hold-out {rule} leaves nothing to fit: the runs have {num_sizes} model "
             f"size{'s' if num_sizes > 1 else ''}; train more sizes, or use --hold-out none"
         )
-    mask: np.ndarray = sizes >= num_sizes - count
     return mask
 
 

@@ -91,6 +91,13 @@ def test_hold_out_takes_whole_sizes_from_the_top(joint: Path, rule: str, sizes: 
     assert mask.sum() == 3 * sizes
 
 
+def test_the_corner_is_the_largest_size_on_the_most_data_it_has_seen(joint: Path, tmp_path: Path) -> None:
+    assert {check.name for check in run(joint, hold_out="corner").checks} == {"4M-3200-0"}
+    write_ladder(tmp_path, sizes=["1M"], steps=(200, 400))
+    one_size = make_points(read_runs([tmp_path])[0], "total")
+    assert hold_out_mask(one_size, "corner").sum() == 1
+
+
 @pytest.mark.parametrize("rule", ["6", "many", "-1", "0", "1.5"])
 def test_a_hold_out_that_makes_no_sense_is_refused(joint: Path, rule: str) -> None:
     with pytest.raises(RunError, match="--hold-out"):
