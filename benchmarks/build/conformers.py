@@ -31,9 +31,12 @@ from rich.console import Console
 
 from benchmarks.build.plain_rdkit import (
     Loop,
+    conformers_by_the_builders_chemistry,
     conformers_plainly,
+    conformers_with_equal_attempts,
     conformers_with_few_attempts,
     curate_plainly,
+    curation_by_the_builders_chemistry,
     measure,
     pickled_record,
 )
@@ -50,6 +53,13 @@ from unimol_scale.store.maintain import convert
 from unimol_scale.store.shards import Store, open_store
 
 COMMAND = "python -m benchmarks.build.conformers"
+CONFORMER_LOOPS = (
+    conformers_plainly,
+    conformers_with_few_attempts,
+    conformers_with_equal_attempts,
+    conformers_by_the_builders_chemistry,
+)
+CURATION_LOOPS = (curate_plainly, curation_by_the_builders_chemistry)
 
 GROWTH = 10
 MANY = 10  # conformers
@@ -73,16 +83,22 @@ class PlainTurns:
 
     def __init__(self, loop: Loop, sample: Sequence[str], workers: int) -> None:
         middle = len(sample) // 2
-        self._loop, self._workers = loop, workers
+        self.loop, self._workers = loop, workers
         self._halves = [sample[:middle], sample[middle:]]
         self.result = Plain(alone=[], together=[])
 
     def take(self) -> None:
         """Measure the next half."""
         half = self._halves[len(self.result.alone)]
-        note(f"{self._loop.__name__}, {len(half):,} molecules: in one process, then in {self._workers}")
-        self.result.alone.append(measure(self._loop, half, 1))
-        self.result.together.append(measure(self._loop, half, self._workers))
+        note(f"{self.loop.__name__}, {len(half):,} molecules: in one process, then in {self._workers}")
+        self.result.alone.append(measure(self.loop, half, 1))
+        self.result.together.append(measure(self.loop, half, self._workers))
+
+
+def take_all(turns: Sequence[PlainTurns]) -> None:
+    """Measure the next half of every loop."""
+    for one in turns:
+        one.take()
 
 
 def grown(rows: Sequence[SourceMolecule], count: int) -> list[SourceMolecule]:
@@ -129,6 +145,11 @@ def speed_table(stage: str, loop: Loop, plain: Plain, rate: float | None, worker
         (f"the builder / {workers} processes at once", "", ratio(together)),
     ]
     return [f"## {stage}, beside `{loop.__name__}`", "", *table(("", "molecules/s", "ratio"), rows)]
+
+
+def speed_tables(stage: str, turns: Sequence[PlainTurns], rate: float | None, workers: int) -> list[str]:
+    """Return the tables of one stage, one for each loop."""
+    return [line for one in turns for line in speed_table(stage, one.loop, one.result, rate, workers)]
 
 
 def memory_table(builds: dict[int, Watched]) -> list[str]:
@@ -243,33 +264,26 @@ def run(options: argparse.Namespace, folder: Path) -> list[str]:
     draw = random.Random(SEED)
     curated = [curate_molecule(row, CurateConfig()) for row in draw.sample(rows, min(options.sample, len(rows)))]
     drawn = [row.smiles for row in draw.sample(many, min(options.curate_sample, len(many)))]
-    plain = PlainTurns(conformers_plainly, [c.smiles for c in curated if isinstance(c, Curated)], options.workers)
-    limited = PlainTurns(
-        conformers_with_few_attempts, [c.smiles for c in curated if isinstance(c, Curated)], options.workers
-    )
-    curation = PlainTurns(curate_plainly, drawn, options.workers)
+    smiles = [one.smiles for one in curated if isinstance(one, Curated)]
+    conformers = [PlainTurns(loop, smiles, options.workers) for loop in CONFORMER_LOOPS]
+    curation = [PlainTurns(loop, drawn, options.workers) for loop in CURATION_LOOPS]
 
-    plain.take()
-    limited.take()
+    take_all(conformers)
     note(f"build of {len(rows):,} rows")
     config = configure(folder, "few", rows, options.workers)
     few_seen = watch_build(config)
-    plain.take()
-    limited.take()
-    curation.take()
+    take_all(conformers)
+    take_all(curation)
     note(f"build of {len(many):,} rows, random coordinates")
     many_seen = watch_build(configure(folder, "many", many, options.workers), cheap=True)
-    curation.take()
+    take_all(curation)
     note(f"build of {min(options.ten_rows, len(rows)):,} rows, {MANY} conformers")
     ten = configure(folder, "ten", rows[: options.ten_rows], options.workers, conformers=MANY)
     watch_build(ten)
 
     ratios = [
-        *speed_table("Conformers", conformers_plainly, plain.result, few_seen.rate(GENERATING), options.workers),
-        *speed_table(
-            "Conformers", conformers_with_few_attempts, limited.result, few_seen.rate(GENERATING), options.workers
-        ),
-        *speed_table("Curation", curate_plainly, curation.result, many_seen.rate("curating"), options.workers),
+        *speed_tables("Conformers", conformers, few_seen.rate(GENERATING), options.workers),
+        *speed_tables("Curation", curation, many_seen.rate("curating"), options.workers),
     ]
     sizes = [*size_rows(open_store(config.directory), folder, 1), *size_rows(open_store(ten.directory), folder, MANY)]
     return [*ratios, *memory_table({len(rows): few_seen, len(many): many_seen}), *size_table(sizes)]

@@ -1,4 +1,4 @@
-"""What a build is compared with: simple loops over RDKit, and the record format of Uni-Mol's files."""
+"""What a build is compared with: loops over plain RDKit or the builder's own chemistry, and records of Uni-Mol's files."""
 
 import hashlib
 import multiprocessing
@@ -12,7 +12,12 @@ from rdkit import Chem, RDLogger
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from conformer_gen.chemistry.config import ConformerConfig
+from conformer_gen.chemistry.config import ConformerConfig, CurateConfig
+from conformer_gen.chemistry.conformers import ConformerFailure, CuratedMolecule, generate_conformers
+from conformer_gen.chemistry.curate import Curated, curate_molecule
+from conformer_gen.chemistry.identity import stable_hash
+from conformer_gen.sources.molecule import Rejected, SourceMolecule
+from unimol_scale.store.schema import MoleculeRecord
 
 SEED = 42
 MAX_ITERATIONS = 2000
@@ -22,25 +27,48 @@ START_S = 300  # if a process has not started by then, the others give up
 Loop = Callable[[str], object]
 
 
-def conformers_plainly(smiles: str, attempts: int = 0) -> Chem.Mol:
+def conformers_plainly(smiles: str, attempts: int = 0, *, starts: Sequence[bool] = (False,)) -> Chem.Mol:
     """Return one ETKDGv3 conformer with hydrogens, minimised with MMFF94 if possible.
 
     Args:
         smiles: SMILES of the molecule.
         attempts: number of attempts of the embedder; 0 means RDKit's default, some hundreds.
+        starts: for each start, until one gives a conformer, whether it is from random coordinates.
     """
     molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
     parameters = rdDistGeom.ETKDGv3()
     parameters.randomSeed = SEED
     parameters.maxIterations = attempts
-    if rdDistGeom.EmbedMolecule(molecule, parameters) == 0:
-        rdForceFieldHelpers.MMFFOptimizeMolecule(molecule, maxIters=MAX_ITERATIONS)
+    for random_coordinates in starts:
+        parameters.useRandomCoords = random_coordinates
+        if rdDistGeom.EmbedMolecule(molecule, parameters) == 0:
+            rdForceFieldHelpers.MMFFOptimizeMolecule(molecule, maxIters=MAX_ITERATIONS)
+            break
     return molecule
 
 
 def conformers_with_few_attempts(smiles: str) -> Chem.Mol:
-    """Return the same conformer, but give up on hopeless molecules as early as the builder does."""
+    """Return the same conformer, but give up on hopeless molecules after as many attempts as the builder's first."""
     return conformers_plainly(smiles, attempts=ConformerConfig().attempts)
+
+
+def conformers_with_equal_attempts(smiles: str) -> Chem.Mol:
+    """Return the same conformer; where there is none, try as often from random coordinates, as the builder does."""
+    return conformers_plainly(smiles, attempts=ConformerConfig().attempts, starts=(False, True))
+
+
+def conformers_by_the_builders_chemistry(smiles: str) -> MoleculeRecord | ConformerFailure:
+    """Return the builder's own record of a curated molecule: what is slower than this is the builder's machinery."""
+    molecule = CuratedMolecule(id="", smiles=smiles, key=stable_hash(smiles), scaffold=0)
+    return generate_conformers(molecule, ConformerConfig(), SEED)
+
+
+def curation_by_the_builders_chemistry(smiles: str) -> tuple[Curated, int, int] | Rejected:
+    """Return the builder's own result for a row, with the hashes of molecule and scaffold."""
+    curated = curate_molecule(SourceMolecule(id="", smiles=smiles), CurateConfig())
+    if isinstance(curated, Rejected):
+        return curated
+    return curated, stable_hash(curated.smiles), stable_hash(curated.scaffold_smiles)
 
 
 def curate_plainly(smiles: str) -> tuple[str, bytes, bytes] | None:
