@@ -1,4 +1,4 @@
-"""What a build is compared with: loops over plain RDKit or the builder's own chemistry, and records of Uni-Mol's files."""
+"""What a build is compared with: plain RDKit, the builder's own chemistry in a loop, and Uni-Mol's records."""
 
 import hashlib
 import multiprocessing
