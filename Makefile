@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 # Test and demo commands find deepspeed, ninja and unimol-scale without an activated environment.
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: setup demo test checks docs format clean
+.PHONY: setup demo test checks docs lint types format clean
 
 setup: $(VENV)/.installed
 
@@ -37,9 +37,14 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --durations 30 --durations-min 5
 
-checks: setup docs
+# Independent of one another: make --jobs 2 checks uses two cores.
+checks: docs lint types
+
+lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: setup
 	$(BIN)/mypy
 
 docs: setup

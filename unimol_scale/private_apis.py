@@ -49,6 +49,13 @@ DEEPSPEED = (
     ),
     PrivateApi(
         library="deepspeed",
+        owner="deepspeed.runtime.zero.muon.muon_optimizer",
+        names=("MuonWithAuxAdam",),
+        where=("deepspeed_model.py",),
+        why="Imported before DeepSpeed does it, so that no rank loads torch's compiler for a Muon it never uses.",
+    ),
+    PrivateApi(
+        library="deepspeed",
         owner="engine",
         names=("basic_optimizer",),
         where=("deepspeed_model.py",),

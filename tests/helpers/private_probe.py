@@ -51,6 +51,10 @@ def stages(folder: Path) -> dict[str, dict[str, str | None]]:
     found["deepspeed.ops"] = look(deepspeed.ops, {"__compatible_ops__": shared_memory})
     if "deepspeed_shm_comm" not in ALL_OPS:
         found["deepspeed.ops"]["__compatible_ops__"] = "DeepSpeed has no operator 'deepspeed_shm_comm' any more"
+    muon = "deepspeed.runtime.zero.muon.muon_optimizer"
+    found[muon] = look(sys.modules.get(muon), {"MuonWithAuxAdam": ("a class", lambda value: isinstance(value, type))})
+    if "torch._inductor.compile_fx" in sys.modules:
+        found[muon]["MuonWithAuxAdam"] = "DeepSpeed loads torch's compiler although its Muon was imported before"
     found["optimizer of stage 0 in bf16"] = look(engines[0].optimizer, {"fp16_groups": GROUPS, "fp32_groups": GROUPS})
     found["optimizer of stages 1 and 2"] = look(
         engines[2].optimizer,

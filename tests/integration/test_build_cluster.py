@@ -19,7 +19,7 @@ ray_cluster = pytest.importorskip("ray.cluster_utils")
 pytestmark = pytest.mark.ray
 SCRIPT = Path(__file__).parents[2] / "conformer_gen" / "build.py"
 # Several conformers: the work must outlast the second node's start.
-ROWS = 150
+ROWS = 100
 COMMON = ["--source", "smiles", "--conformers", "8"]
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 

@@ -66,12 +66,12 @@ def test_one_rank_and_two_ranks_follow_the_same_losses(uninterrupted, sample_sto
 
 def test_deepspeed_starts_the_installed_command_by_its_module(uninterrupted, sample_store, tmp_path):
     run = [*SETTINGS, "--data", sample_store, "--output", tmp_path / "run"]
-    done = launched.pretrain(*run, ranks=2, module=True)
+    done = launched.pretrain(*run, ranks=2, module=True, by_deepspeed=True)
     assert done.returncode == 0, done.stdout
     for key in ("loss", "valid/loss"):
         assert launched.losses(tmp_path / "run", key) == launched.losses(uninterrupted, key)
     # What all ranks refuse alike is said once.
-    refused = launched.pretrain(*run, "train.learning_rate=2e-3", ranks=2, module=True)
+    refused = launched.pretrain(*run, "train.learning_rate=2e-3", ranks=2, module=True, by_deepspeed=True)
     assert refused.returncode != 0
     assert refused.stdout.count("is finished, but with other settings") == 1
 
