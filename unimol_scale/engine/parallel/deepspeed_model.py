@@ -9,7 +9,7 @@ that is not finite. Stage 0 in bf16 begins with a step.
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, redirect_stdout
+from contextlib import AbstractContextManager, redirect_stdout, suppress
 from typing import Any
 
 import torch
@@ -223,12 +223,13 @@ def _import_muon_uncompiled() -> None:
     """Import DeepSpeed's own Muon without torch's compiler.
 
     Its optimizers ask whether they were given that Muon, which this project never uses. The import would prepare its
-    functions for compilation, and loading the compiler takes a rank 0.7 s [measured].
+    functions for compilation, and loading the compiler takes a rank 0.7 s [measured]. Older versions have no Muon.
     """
     before = os.environ.get(_NO_COMPILER)
     os.environ[_NO_COMPILER] = "1"
     try:
-        from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam  # noqa: F401
+        with suppress(ImportError):
+            from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam  # noqa: F401
     finally:
         del os.environ[_NO_COMPILER]
         if before is not None:
