@@ -26,6 +26,7 @@ from unimol_scale.engine.run.initial_weights import ReadWeights
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.engine.run.train_config import TrainConfig
 from unimol_scale.errors import ConfigError
+from unimol_scale.model.layers import TwoTrackLayer
 
 
 class DeepSpeedModel:
@@ -52,6 +53,11 @@ class DeepSpeedModel:
         torch.manual_seed(config.seed)
         with deepspeed.zero.Init(config_dict_or_path=settings, enabled=self._stage == 3):
             module = factory()
+        if self._stage == 3:
+            for layer in module.modules():
+                if isinstance(layer, TwoTrackLayer):
+                    for weight in layer.node_weights():
+                        deepspeed.zero.register_external_parameter(layer, weight)
         _move_buffers(module, ranks.device)
         matrices = _matrices_of(module, config.train)
         # Some of its optimizers print memory statistics on every rank.

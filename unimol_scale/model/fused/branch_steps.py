@@ -5,6 +5,7 @@ and norms, which are sums over rows, go to ``PartialSums``.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -40,18 +41,15 @@ class PartialSums:
         """Return how many columns lie between the beginnings of two sums."""
         return sum(self.widths[first:later])
 
-    def total(self, others: Tensor) -> Sequence[Tensor]:
-        """Return the sums, and last the sum over ``others`` [rows, width], fp32; over no rows it is zero."""
+    def total(self, others: Tensor | None = None, *, zeros: int = 0) -> Sequence[Tensor]:
+        """Return the sums, then the sum over ``others`` [rows, width], fp32, if given, then so many zeros, if any."""
+        others = self.parts.new_empty(0, 0) if others is None else others
         (R, W), (others_R, others_W) = self.parts.shape, others.shape
-        total = self.parts.new_empty(W + others_W, dtype=self.dtype)
-        grid = (-(-W // _SUM_COLUMNS) + -(-others_W // _SUM_COLUMNS),)
-        tensors, sizes = (self.parts, others, total), (R, W, others_R, others_W)
+        total = self.parts.new_empty(W + others_W + zeros, dtype=self.dtype)
+        grid = (-(-W // _SUM_COLUMNS) + -(-(others_W + zeros) // _SUM_COLUMNS),)
+        tensors, sizes = (self.parts, others, total), (R, W, others_R, others_W, others_W + zeros)
         launch("row_kernels.sum_partials", grid, *tensors, *sizes, BR=_SUM_ROWS, BW=_SUM_COLUMNS)
-        return torch.split(total, [*self.widths, others_W])
-
-    def no_rows(self, width: int) -> Tensor:
-        """Return rows whose sum is zero."""
-        return self.parts.new_empty(0, width)
+        return torch.split(total, [width for width in (*self.widths, others_W, zeros) if width])
 
 
 def _blocks(R: int, W: int) -> tuple[tuple[int], dict[str, int]]:
@@ -62,6 +60,11 @@ def _blocks(R: int, W: int) -> tuple[tuple[int], dict[str, int]]:
 def _shared(W: int) -> tuple[tuple[int], dict[str, int]]:
     """Return a grid of programs that share all rows, and the sizes."""
     return (programs(),), _blocks(1, W)[1]
+
+
+def rows_of(x: Tensor) -> Tensor:
+    """Return the rows of the last axis."""
+    return x.reshape(-1, x.shape[-1]).contiguous()
 
 
 def drawn_from(dropping: Dropping, x: Tensor) -> tuple[Tensor, int]:
@@ -111,6 +114,18 @@ def add_branch(x: Tensor, update: Tensor, dropping: Dropping, *, molecule: int) 
     return update
 
 
+def add_branch_and_norm(
+    x: Tensor, update: Tensor, dropping: Dropping, norm: tuple[Tensor, Tensor], *, molecule: int
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Return y = x + dropout(update), in the memory of ``update``, and what ``layer_norm`` returns of y."""
+    normal, statistics = torch.empty_like(x), x.new_empty(2, len(x), dtype=torch.float32)
+    grid, sizes = _blocks(*x.shape)
+    tensors = (x, update, update, *drawn_from(dropping, x), *norm, normal, statistics[0], statistics[1])
+    constants = {"EPSILON": NORM_EPSILON, **sizes, **dropping.constants()}
+    launch("joint_kernels.add_branch_and_norm", grid, *tensors, len(x), molecule, **constants)
+    return update, normal, (statistics[0], statistics[1])
+
+
 def enter_backward(
     grad: Tensor, x: Tensor, statistics: tuple[Tensor, Tensor], norm: tuple[Tensor, Tensor],
     sums: tuple[Tensor, int], dropping: Dropping, molecule: int,
@@ -121,6 +136,39 @@ def enter_backward(
     tensors = (grad, x, *statistics, *norm, grad_update, normal, *sums, *drawn_from(dropping, x))
     launch("row_kernels.enter_backward", grid, *tensors, len(x), molecule, **sizes, **dropping.constants())
     return grad_update, normal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalised:
+    """Rows x and their layer norm.
+
+    Attributes:
+        x: rows.
+        statistics: means and reciprocal deviations.
+        norm: weight and bias.
+    """
+
+    x: Tensor
+    statistics: tuple[Tensor, Tensor]
+    norm: tuple[Tensor, Tensor]
+
+
+def leave_and_enter_backward(
+    grad: Tensor, later: Normalised, residual: Tensor, earlier: Normalised,
+    sums: tuple[Tensor, int], dropping: Dropping, molecule: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Do ``layer_norm_backward`` of a branch and ``enter_backward`` of the one before, whose ``dropping`` it is.
+
+    Return the gradient of the later branch's input and what ``enter_backward`` returns. The sums are of the later norm,
+    then of the bias of the earlier branch's last map.
+    """
+    grad_y, grad_update, normal = (torch.empty_like(residual) for _ in range(3))
+    grid, sizes = _shared(residual.shape[1])
+    tensors = (grad, later.x, *later.statistics, later.norm[0], residual, grad_y)
+    tensors += (earlier.x, *earlier.statistics, *earlier.norm, grad_update, normal)
+    numbers = (*sums, *drawn_from(dropping, residual), len(residual), molecule)
+    launch("joint_kernels.leave_and_enter_backward", grid, *tensors, *numbers, **sizes, **dropping.constants())
+    return grad_y, grad_update, normal
 
 
 def gelu(hidden: Tensor, dropping: Dropping = NOTHING) -> Tensor:
