@@ -14,9 +14,9 @@ from tests.helpers.random_keys import keys
 from unimol_scale.data.batch import collate
 from unimol_scale.model import kernels
 from unimol_scale.model.layers import FeedForward, OuterProduct, PairBiasedAttention
-from unimol_scale.model.node_masks import NodeMasks
 from unimol_scale.model.native import library
 from unimol_scale.model.native.library import suits, suits_nodes, torch_only
+from unimol_scale.model.node_masks import NodeMasks
 from unimol_scale.model.presets import ModelConfig, preset
 from unimol_scale.model.track_updates import channel_first_linear, feed_forward, triangle
 from unimol_scale.objectives.base import PretrainingModel, Sample

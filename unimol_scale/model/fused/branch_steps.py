@@ -33,9 +33,10 @@ class PartialSums:
         self.step = sum(widths)
         self.parts = like.new_empty(programs(), self.step, dtype=torch.float32)
 
-    def of(self, first: int) -> tuple[Tensor, int]:
-        """Return where a kernel writes its sums from the ``first`` on, and the step from row to row."""
-        return self.parts[:, sum(self.widths[:first]) :], self.step
+    def of(self, first: int, end: int | None = None) -> tuple[Tensor, int]:
+        """Return where a kernel writes its sums from ``first`` to before ``end``, and the step from row to row."""
+        start = sum(self.widths[:first])
+        return self.parts[:, start : start + sum(self.widths[first:end])], self.step
 
     def between(self, first: int, later: int) -> int:
         """Return how many columns lie between the beginnings of two sums."""
@@ -204,56 +205,57 @@ def channels_to_rows(
     launch("triangle_kernels.channels_to_rows", grid, *tensors, *numbers, **sizes)
 
 
-def statistics(rows_RW: Tensor) -> tuple[Tensor, Tensor]:
-    """Return means and reciprocal deviations of rows, fp32 [R]."""
-    R, W = rows_RW.shape
-    found = rows_RW.new_empty(2, R, dtype=torch.float32)
-    grid, sizes = _blocks(R, W)
-    launch("norm_kernels.statistics", grid, rows_RW, found[0], found[1], R, EPSILON=NORM_EPSILON, **sizes)
-    return found[0], found[1]
+def statistics_and_fold(
+    rows_RW: Tensor, maps: tuple[Map, Map], norm_weight: Tensor, norm_bias: Tensor
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return means and reciprocal deviations of rows, fp32 [R]; and W' [C, W] and, fp32, b' [C].
 
-
-def fold_norm(maps: tuple[Map, Map], norm_weight: Tensor, norm_bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Return W' [C, W] and, fp32, b' [C] of two maps of one norm, one below the other."""
+    The latter two are of two maps of the rows' norm, one below the other.
+    """
     (first, first_bias), (second, second_bias) = maps
-    C1, C2, W = len(first), len(second), len(norm_weight)
+    (R, W), C1, C2 = rows_RW.shape, len(first), len(second)
+    found = rows_RW.new_empty(2, R, dtype=torch.float32)
     folded, bias = first.new_empty(C1 + C2, W), first.new_empty(C1 + C2, dtype=torch.float32)
-    grid, sizes = _blocks(C1 + C2, W)
+    (blocks,), sizes = _blocks(R, W)
+    (weight_blocks,), _ = _blocks(C1 + C2, W)
     tensors = (first, second, first_bias, second_bias, norm_weight, norm_bias, folded, bias)
-    launch("norm_kernels.fold_norm", grid, *tensors, C1, C2, **sizes)
-    return folded, bias
+    launch(
+        "norm_kernels.statistics_and_fold", (weight_blocks + blocks,),
+        rows_RW, found[0], found[1], R, *tensors, C1, C2, EPSILON=NORM_EPSILON, **sizes,
+    )  # fmt: skip
+    return (found[0], found[1]), (folded, bias)
 
 
-def unfold_norm(
+def folded_backward_and_unfold(
+    grad: Tensor,
+    rows: Tensor,
+    statistics: tuple[Tensor, Tensor],
+    residual: Tensor,
     grad_folded: Tensor,
     weights: tuple[Tensor, Tensor],
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    bias_sum: Tensor,
-    mean_sum: Tensor,
-) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
-    """Return the gradients of both maps' weights, and of weight and bias of the norm.
+    norm: tuple[Tensor, Tensor],
+    sums: tuple[Tensor, Tensor],
+) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return the gradients of rows x, added to that of a residual, of both maps' weights, and of the norm's two.
 
     Args:
-        grad_folded: gᵀ·x, with g the gradient of x·W'ᵀ.
+        grad: g·W', with g the gradient of x·W'ᵀ.
+        rows: x.
+        statistics: means and reciprocal deviations of x.
+        residual: the gradient to add to.
+        grad_folded: gᵀ·x.
         weights: of the maps.
-        norm_weight: of the norm.
-        norm_bias: of the norm.
-        bias_sum: where in memory the gradient of b' begins [C].
-        mean_sum: where in memory the sums of g by the means of x begin [C].
+        norm: weight and bias.
+        sums: where in memory the gradient of b' begins [C], and the sums of g by the means of x [C].
     """
-    (first, second), W = weights, len(norm_weight)
-    found = (torch.empty_like(first), torch.empty_like(second))
-    of_norm = (torch.empty_like(norm_weight), torch.empty_like(norm_bias))
-    tensors = (grad_folded, first, second, norm_weight, norm_bias, bias_sum, mean_sum, *found, *of_norm)
-    sizes = {"W": W, "BR": _FOLD_ROWS, "BW": _FOLD_COLUMNS}
-    launch("norm_kernels.unfold_norm", (-(-W // _FOLD_COLUMNS),), *tensors, len(first), len(second), **sizes)
-    return found, *of_norm
-
-
-def folded_backward(grad: Tensor, rows: Tensor, mean: Tensor, rstd: Tensor, residual: Tensor) -> Tensor:
-    """Return the gradient of rows x from ``grad`` = g·W', added to that of a residual."""
-    grad_x = torch.empty_like(rows)
-    grid, sizes = _blocks(*rows.shape)
-    launch("norm_kernels.folded_backward", grid, grad, rows, mean, rstd, residual, grad_x, len(rows), **sizes)
-    return grad_x
+    (first, second), (R, W) = weights, rows.shape
+    grad_x, of_maps = torch.empty_like(rows), (torch.empty_like(first), torch.empty_like(second))
+    of_norm = (torch.empty_like(norm[0]), torch.empty_like(norm[1]))
+    of_rows = (grad, rows, *statistics, residual, grad_x, R)
+    of_weights = (grad_folded, first, second, *norm, *sums, *of_maps, *of_norm, len(first), len(second))
+    (blocks,), sizes = _blocks(R, W)
+    launch(
+        "norm_kernels.folded_backward_and_unfold", (-(-W // _FOLD_COLUMNS) + blocks,),
+        *of_rows, *of_weights, **sizes, FOLD_ROWS=_FOLD_ROWS, FOLD_COLUMNS=_FOLD_COLUMNS,
+    )  # fmt: skip
+    return grad_x, of_maps, of_norm

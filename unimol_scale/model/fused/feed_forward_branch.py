@@ -42,12 +42,12 @@ class FusedFeedForwardFunction(torch.autograd.Function):
         sums = PartialSums(rows, W, H, W, W)
         norm = (norm_weight, norm_bias)
         grad_update, normal = enter_backward(
-            grad_rows, rows, (mean, rstd), norm, sums.of(0), ctx.dropping, ctx.molecule
+            grad_rows, rows, (mean, rstd), norm, sums.of(0, 1), ctx.dropping, ctx.molecule
         )
-        active, grad_hidden = gelu_backward(hidden, grad_update @ down_weight, sums.of(1), ctx.inner)
+        active, grad_hidden = gelu_backward(hidden, grad_update @ down_weight, sums.of(1, 2), ctx.inner)
         grad_down, grad_up = grad_update.t() @ active, grad_hidden.t() @ normal
         grad_x = layer_norm_backward(
-            grad_hidden @ up_weight, rows, mean, rstd, norm_weight, sums.of(2), residual=grad_rows
+            grad_hidden @ up_weight, rows, mean, rstd, norm_weight, sums.of(2, 4), residual=grad_rows
         )
         down_bias, up_bias, *norm_sums = sums.total()
         return grad_x.view_as(grad), None, None, *norm_sums, grad_up, up_bias, grad_down, down_bias

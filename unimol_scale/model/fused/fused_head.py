@@ -11,8 +11,8 @@ from torch import Tensor
 
 from unimol_scale.model.fused.branch_steps import PartialSums, drawn_from, layer_norm, layer_norm_backward
 from unimol_scale.model.fused.dropping import Dropping
-from unimol_scale.model.fused.node_branches import HEADS_PER_PROGRAM
 from unimol_scale.model.fused.launching import block, in_fp32, launch, warps
+from unimol_scale.model.fused.node_branches import HEADS_PER_PROGRAM
 
 
 class FusedCoordinateHeadFunction(torch.autograd.Function):

@@ -20,7 +20,6 @@ from unimol_scale.model.fused.branch_steps import (
     PartialSums,
     add_branch_and_norm,
     drawn_from,
-    enter_backward,
     gelu,
     gelu_backward,
     layer_norm,
@@ -135,7 +134,7 @@ class FusedNodesFunction(torch.autograd.Function):
             z, z_mean, z_rstd, z_normal, factors_Mk, count_B, valid_BN1, *weights,
         ) = ctx.saved_tensors  # fmt: skip
         attention, ffn, outer = _of_branches(weights)
-        droppings, (M, D), N = ctx.droppings, x.shape, grad_BND.shape[1]
+        droppings, D, N = ctx.droppings, x.shape[1], grad_BND.shape[1]
         of_x = Normalised(x=x, statistics=(x_mean, x_rstd), norm=attention[:2])
         of_y = Normalised(x=y, statistics=(y_mean, y_rstd), norm=ffn[:2])
         of_z = Normalised(x=z, statistics=(z_mean, z_rstd), norm=outer[:2])
@@ -145,20 +144,20 @@ class FusedNodesFunction(torch.autograd.Function):
 
         known = (factors_Mk, count_B, valid_BN1)
         grad_factors, grad_weight_hX, bias_sums_MP = outer_product_backward(
-            grad_BNNP, known, outer, droppings.outer_product, sums.of(0)
+            grad_BNNP, known, outer, droppings.outer_product, sums.of(0, 1)
         )
         grad_project = grad_factors.t() @ z_normal
 
         grad_z, grad_update, normal = leave_and_enter_backward(
-            grad_factors @ outer.project_weight, of_z, rows_of(grad_BND), of_y, sums.of(1), droppings.feed_forward, N
+            grad_factors @ outer.project_weight, of_z, rows_of(grad_BND), of_y, sums.of(1, 4), droppings.feed_forward, N
         )
         active, grad_hidden = gelu_backward(
-            hidden_MF, grad_update @ ffn.down_weight, sums.of(4), droppings.activation
+            hidden_MF, grad_update @ ffn.down_weight, sums.of(4, 5), droppings.activation
         )  # fmt: skip
         grad_down, grad_up = grad_update.t() @ active, grad_hidden.t() @ normal
 
         grad_y, grad_update, normal = leave_and_enter_backward(
-            grad_hidden @ ffn.up_weight, of_y, grad_z, of_x, sums.of(5), droppings.attention, N
+            grad_hidden @ ffn.up_weight, of_y, grad_z, of_x, sums.of(5, 8), droppings.attention, N
         )
         grad_out = grad_update.t() @ mixed_MD
         grad_qkv, grad_bias = torch.empty_like(qkv_M3D), torch.empty_like(bias_RH)
@@ -170,7 +169,7 @@ class FusedNodesFunction(torch.autograd.Function):
         grad_qkv_weight, grad_pair_weight = grad_qkv.t() @ normal, grad_bias.t() @ rows_of(pair_BNNP)
         grad_pair = add_product(rows_of(grad_BNNP), grad_bias, attention.pair_weight)
         grad_x = layer_norm_backward(
-            grad_qkv @ attention.qkv_weight, x, x_mean, x_rstd, attention.norm_weight, sums.of(8), residual=grad_y
+            grad_qkv @ attention.qkv_weight, x, x_mean, x_rstd, attention.norm_weight, sums.of(8, 10), residual=grad_y
         )
 
         project_bias, z_w, z_b, down_bias, up_bias, y_w, y_b, out_bias, x_w, x_b, bias_P, pair_bias = sums.total(
