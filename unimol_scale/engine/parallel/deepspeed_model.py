@@ -54,10 +54,7 @@ class DeepSpeedModel:
         with deepspeed.zero.Init(config_dict_or_path=settings, enabled=self._stage == 3):
             module = factory()
         if self._stage == 3:
-            for layer in module.modules():
-                if isinstance(layer, TwoTrackLayer):
-                    for weight in layer.node_weights():
-                        deepspeed.zero.register_external_parameter(layer, weight)
+            _fetch_with_layers(module)
         _move_buffers(module, ranks.device)
         matrices = _matrices_of(module, config.train)
         # Some of its optimizers print memory statistics on every rank.
@@ -219,6 +216,16 @@ class _GivenGradients(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         factor = grad.item()
         return None, *(gradient if factor == 1.0 else gradient * factor for gradient in ctx.gradients)
+
+
+def _fetch_with_layers(module: nn.Module) -> None:
+    """Tell stage 3 which weights a layer uses outside of the modules that own them, so that it has them in time."""
+    from deepspeed.zero import register_external_parameter
+
+    for layer in module.modules():
+        if isinstance(layer, TwoTrackLayer):
+            for weight in layer.node_weights():
+                register_external_parameter(layer, weight)
 
 
 def _move_buffers(module: nn.Module, device: torch.device) -> None:
