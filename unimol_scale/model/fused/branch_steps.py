@@ -165,10 +165,11 @@ def leave_and_enter_backward(
     """
     grad_y, grad_update, normal = (torch.empty_like(residual) for _ in range(3))
     grid, sizes = _shared(residual.shape[1])
-    tensors = (grad, later.x, *later.statistics, later.norm[0], residual, grad_y)
-    tensors += (earlier.x, *earlier.statistics, *earlier.norm, grad_update, normal)
+    of_later = (grad, later.x, *later.statistics, later.norm[0], residual, grad_y)
+    of_earlier = (earlier.x, *earlier.statistics, *earlier.norm, grad_update, normal)
     numbers = (*sums, *drawn_from(dropping, residual), len(residual), molecule)
-    launch("joint_kernels.leave_and_enter_backward", grid, *tensors, *numbers, **sizes, **dropping.constants())
+    constants = {**sizes, **dropping.constants()}
+    launch("joint_kernels.leave_and_enter_backward", grid, *of_later, *of_earlier, *numbers, **constants)
     return grad_y, grad_update, normal
 
 
