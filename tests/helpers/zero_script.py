@@ -23,7 +23,8 @@ from unimol_scale.engine.parallel.deepspeed_model import DeepSpeedModel
 from unimol_scale.engine.parallel.ranks import Ranks, leave_ranks, start_ranks
 from unimol_scale.engine.run.run_config import PretrainConfig, ZeroConfig
 from unimol_scale.engine.run.train_config import TrainConfig
-from unimol_scale.model.layers import Linear, NodeMasks, TwoTrackLayer
+from unimol_scale.model.layers import Linear, TwoTrackLayer
+from unimol_scale.model.node_masks import NodeMasks
 from unimol_scale.model.presets import ModelConfig, preset
 
 ROWS, BEFORE, AFTER, RATE, DECAY = 8, 2, 3, 3e-3, 0.75

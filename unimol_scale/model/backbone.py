@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from unimol_scale.model.encodings import AtomEncoding, ModelInput, PairEncoding
-from unimol_scale.model.layers import NodeMasks, TwoTrackLayer
+from unimol_scale.model.layers import TwoTrackLayer
+from unimol_scale.model.node_masks import NodeMasks
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.model.track_updates import dropping_of_batch, layer_norm
 

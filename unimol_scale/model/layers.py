@@ -2,11 +2,12 @@
 
 Shapes: B molecules, N nodes (virtual node first, then atoms, padded), D atom channels, P pair channels, H heads,
 h hidden pair channels, d channels of one head. A module is a whole residual branch, including its layer norm, and owns
-every parameter that it uses: ZeRO-3 fetches weights module by module, and each module costs time.
+every parameter that it uses: ZeRO-3 fetches weights module by module, and each module costs time. Where Triton computes
+a layer, it uses the weights of three branches at once, of which the engine tells ZeRO-3.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -14,23 +15,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unimol_scale.model.fused.dropping import Dropping
+from unimol_scale.model.fused.dropping import Dropping, NodeDroppings
 from unimol_scale.model.kernels import NORM_EPSILON, OUTER_PRODUCT_EPSILON, OuterProductFunction, linear
+from unimol_scale.model.node_masks import NodeMasks
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.model.track_updates import (
     attention,
     channel_first_linear,
-    count_nodes,
     feed_forward,
+    node_branches,
     outer_product,
     triangle,
 )
 
 Init = Literal["lecun", "he", "gate"]
-# An updated track and the other one, in whose gradient the update then has its part.
-Both = tuple[Tensor, Tensor]
-# Index of the triangle update among a layer's branches.
-TRIANGLE = 3
+# Indices of the branches of the pairs among those of a layer.
+TRIANGLE, PAIR_FFN = 3, 4
 EMBEDDING_STD = 0.1
 # A normal distribution cut at two standard deviations has this standard deviation.
 TRUNCATED_STD = 0.87962566103423978
@@ -135,8 +135,15 @@ class PairBiasedAttention(nn.Module):
         self.pair_weight, self.pair_bias = linear_parameters(config.heads, config.pair_width)
         self.out_weight, self.out_bias = linear_parameters(D, D, gain=residual_gain(config))
 
-    def forward(self, atom_BND: Tensor, pair_BNNP: Tensor, masks: "NodeMasks", *, residual: bool) -> Both:
-        """Return the update [B, N, D], added to the nodes if ``residual``, and the pairs, to go on with.
+    def weights(self) -> tuple[Tensor, ...]:
+        """Return all of them, in the order of the kernels' arguments."""
+        return (
+            self.norm_weight, self.norm_bias, self.qkv_weight, self.pair_weight, self.pair_bias,
+            self.out_weight, self.out_bias,
+        )  # fmt: skip
+
+    def forward(self, atom_BND: Tensor, pair_BNNP: Tensor, masks: NodeMasks, *, residual: bool) -> Tensor:
+        """Return the update [B, N, D], added to the nodes if ``residual``.
 
         Args:
             atom_BND: nodes.
@@ -146,9 +153,8 @@ class PairBiasedAttention(nn.Module):
         """
         B, N, D = atom_BND.shape
         done = attention(
-            atom_BND, pair_BNNP, masks.key_mask_B1N, self.norm_weight, self.norm_bias, self.qkv_weight,
-            self.pair_weight, self.pair_bias, self.out_weight, self.out_bias, heads=self.heads, residual=residual,
-            dropout=self.dropout if self.training else 0.0, nodes_B=masks.nodes_B, dropping=masks.dropping,
+            atom_BND, pair_BNNP, *self.weights(), heads=self.heads, residual=residual,
+            dropout=self.dropout if self.training else 0.0, nodes_B=masks.nodes_B,
         )  # fmt: skip
         if done is not None:
             return done
@@ -157,7 +163,7 @@ class PairBiasedAttention(nn.Module):
         weights_MNN = F.dropout(weights_MNN.to(value_MNd.dtype), self.dropout, self.training)
         mixed_BND = torch.bmm(weights_MNN, value_MNd).view(B, self.heads, N, -1).transpose(1, 2).reshape(B, N, D)
         update_BND = linear(mixed_BND, self.out_weight, self.out_bias)
-        return (atom_BND + update_BND if residual else update_BND), pair_BNNP
+        return atom_BND + update_BND if residual else update_BND
 
     def scores(self, atom_BND: Tensor, pair_BNNP: Tensor) -> Tensor:
         """Return the input of the softmax, q·kᵀ/√d + the pair bias, [B, H, N, N]; values at padding are arbitrary.
@@ -208,7 +214,11 @@ class FeedForward(nn.Module):
         self.up_weight, self.up_bias = linear_parameters(hidden, width, "he")
         self.down_weight, self.down_bias = linear_parameters(width, hidden, gain=gain)
 
-    def forward(self, x: Tensor, masks: "NodeMasks | None" = None, *, residual: bool) -> Tensor:
+    def weights(self) -> tuple[Tensor, ...]:
+        """Return all of them, in the order of the kernels' arguments."""
+        return (self.norm_weight, self.norm_bias, self.up_weight, self.up_bias, self.down_weight, self.down_bias)
+
+    def forward(self, x: Tensor, masks: NodeMasks | None = None, *, residual: bool) -> Tensor:
         """Return the update, added to the input if ``residual``; the same shape as the input.
 
         Args:
@@ -217,8 +227,7 @@ class FeedForward(nn.Module):
             residual: whether to add the input.
         """
         return feed_forward(
-            x, self.norm_weight, self.norm_bias, self.up_weight, self.up_bias, self.down_weight, self.down_bias,
-            residual=residual, dropout=self.dropout if self.training else 0.0,
+            x, *self.weights(), residual=residual, dropout=self.dropout if self.training else 0.0,
             nodes_B=masks.nodes_B if masks else None, dropping=masks.dropping if masks else None,
         )  # fmt: skip
 
@@ -237,8 +246,12 @@ class OuterProduct(nn.Module):
         # A sum over h² products, where a linear map of h inputs would sum over h.
         initialise(self.weight.view(h * P, h), self.bias, "lecun", residual_gain(config) * h**-0.5)
 
-    def forward(self, atom_BND: Tensor, pair_BNNP: Tensor, masks: "NodeMasks", *, residual: bool) -> Both:
-        """Return the update [B, N, N, P], added to the pairs if ``residual``, and the nodes, to go on with.
+    def weights(self) -> tuple[Tensor, ...]:
+        """Return all of them, in the order of the kernels' arguments."""
+        return (self.norm_weight, self.norm_bias, self.project_weight, self.project_bias, self.weight, self.bias)
+
+    def forward(self, atom_BND: Tensor, pair_BNNP: Tensor, masks: NodeMasks, *, residual: bool) -> Tensor:
+        """Return the update [B, N, N, P], added to the pairs if ``residual``.
 
         Args:
             atom_BND: nodes.
@@ -248,10 +261,8 @@ class OuterProduct(nn.Module):
         """
         count_B11 = masks.count_B11
         done = outer_product(
-            pair_BNNP, atom_BND, count_B11.view(-1), masks.valid_BN1, self.norm_weight, self.norm_bias,
-            self.project_weight, self.project_bias, self.weight, self.bias,
-            residual=residual, nodes_B=masks.nodes_B, dropping=masks.dropping,
-        )  # fmt: skip
+            pair_BNNP, atom_BND, count_B11.view(-1), *self.weights(), residual=residual, nodes_B=masks.nodes_B
+        )
         if done is not None:
             return done
         # The reference scales a and b by n^-1/2 each and divides by (eps + 1/n), so the product keeps 1/(1 + eps n).
@@ -262,7 +273,8 @@ class OuterProduct(nn.Module):
         b_BNh = b_BNh * (undo_B11 / count_B11).to(b_BNh.dtype)
         constant_B11P = (self.bias * undo_B11.to(self.bias.dtype)).unsqueeze(1)
         inputs = (pair_BNNP, a_BNh, b_BNh, self.weight, constant_B11P, residual)
-        return OuterProductFunction.apply(*inputs), atom_BND  # type: ignore[no-untyped-call]
+        out: Tensor = OuterProductFunction.apply(*inputs)  # type: ignore[no-untyped-call]
+        return out
 
 
 class TriangleUpdate(nn.Module):
@@ -279,7 +291,7 @@ class TriangleUpdate(nn.Module):
         self.out_weight, self.out_bias = linear_parameters(P, h, gain=residual_gain(config))
         self.gate_weight, self.gate_bias = linear_parameters(P, P, "gate")
 
-    def forward(self, pair_BNNP: Tensor, masks: "NodeMasks", *, residual: bool) -> Tensor:
+    def forward(self, pair_BNNP: Tensor, masks: NodeMasks, *, residual: bool) -> Tensor:
         """Return the update [B, N, N, P], added to the input if ``residual``.
 
         Args:
@@ -292,47 +304,6 @@ class TriangleUpdate(nn.Module):
             self.inner_weight, self.inner_bias, self.out_weight, self.out_bias, self.gate_weight, self.gate_bias,
             residual=residual, nodes_B=masks.nodes_B, dropping=masks.dropping,
         )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class NodeMasks:
-    """Padding and size information for the layers; made once per batch.
-
-    Attributes:
-        valid_BN1: 1 at real nodes, 0 at padding.
-        key_mask_B1N: 0 at real nodes, −inf at padding.
-        scale_B1NN: n^-1/2 at pairs of real nodes, 0 elsewhere.
-        count_B11: n of the 1/n scalings, fp32.
-        nodes_B: nodes of each molecule before its padding, int32; None if nothing needs it.
-        dropping: dropout that Triton kernels apply to a branch's update before adding it; None if they are not used.
-    """
-
-    valid_BN1: Tensor
-    key_mask_B1N: Tensor
-    scale_B1NN: Tensor
-    count_B11: Tensor
-    nodes_B: Tensor | None = None
-    dropping: Dropping | None = None
-
-    @staticmethod
-    def of(valid_BN: Tensor, count_B: Tensor, dtype: torch.dtype) -> "NodeMasks":
-        """Make the masks.
-
-        Args:
-            valid_BN: bool, true at real nodes.
-            count_B: n of the 1/n scalings, fp32.
-            dtype: dtype of the representations.
-        """
-        valid_BN1 = valid_BN.unsqueeze(-1).to(dtype)
-        scale_BNN = valid_BN1 * valid_BN.unsqueeze(1) * count_B.rsqrt()[:, None, None].to(dtype)
-        key_mask_BN = torch.zeros_like(valid_BN, dtype=dtype).masked_fill(~valid_BN, -math.inf)
-        return NodeMasks(
-            valid_BN1=valid_BN1,
-            key_mask_B1N=key_mask_BN.unsqueeze(1),
-            scale_B1NN=scale_BNN.unsqueeze(1),
-            count_B11=count_B[:, None, None],
-            nodes_B=count_nodes(valid_BN),
-        )
 
 
 class TwoTrackLayer(nn.Module):
@@ -363,26 +334,46 @@ class TwoTrackLayer(nn.Module):
         whole = masks.dropping is not None
         fused = whole or not (self.training and (self.dropout or self.drop_path))
         fused_triangle = whole or not (self.training and (self.triangle_dropout or self.drop_path))
-        of_branch = [self._of_branch(masks, branch) for branch in range(5)]
 
-        atom, pair_BNNP = self.attention(atom_BND, pair_BNNP, of_branch[0], residual=fused)
-        atom_BND = atom if fused else atom_BND + self._drop(atom)
-        atom = self.ffn(atom_BND, of_branch[1], residual=fused)
-        atom_BND = atom if fused else atom_BND + self._drop(atom)
-        pair, atom_BND = self.outer_product(atom_BND, pair_BNNP, of_branch[2], residual=fused)
-        pair_BNNP = pair if fused else pair_BNNP + self._drop(pair)
-        pair = self.triangle(pair_BNNP, of_branch[TRIANGLE], residual=fused_triangle)
+        if masks.dropping is not None:
+            atom_BND, pair_BNNP = self._fused_nodes(atom_BND, pair_BNNP, masks)
+        else:
+            atom = self.attention(atom_BND, pair_BNNP, masks, residual=fused)
+            atom_BND = atom if fused else atom_BND + self._drop(atom)
+            atom = self.ffn(atom_BND, masks, residual=fused)
+            atom_BND = atom if fused else atom_BND + self._drop(atom)
+            pair = self.outer_product(atom_BND, pair_BNNP, masks, residual=fused)
+            pair_BNNP = pair if fused else pair_BNNP + self._drop(pair)
+        pair = self.triangle(pair_BNNP, self._of_branch(masks, TRIANGLE), residual=fused_triangle)
         pair_BNNP = pair if fused_triangle else pair_BNNP + self._drop_rows(pair)
-        pair = self.pair_ffn(pair_BNNP, of_branch[4], residual=fused)
+        pair = self.pair_ffn(pair_BNNP, self._of_branch(masks, PAIR_FFN), residual=fused)
         pair_BNNP = pair if fused else pair_BNNP + self._drop(pair)
         return atom_BND, pair_BNNP
 
+    def node_weights(self) -> tuple[Tensor, ...]:
+        """Return the weights that the layer uses outside of the modules that own them, if Triton computes it."""
+        return (*self.attention.weights(), *self.ffn.weights(), *self.outer_product.weights())
+
+    def _fused_nodes(self, atom_BND: Tensor, pair_BNNP: Tensor, masks: NodeMasks) -> tuple[Tensor, Tensor]:
+        """Return nodes and pairs after the three branches that begin with the nodes."""
+        assert masks.dropping is not None
+        attention, ffn, outer = (self._dropping(masks.dropping, branch) for branch in range(TRIANGLE))
+        on = float(self.training)
+        droppings = NodeDroppings(
+            attention=attention, attention_weights=attention.inside(on * self.attention.dropout),
+            feed_forward=ffn, activation=ffn.inside(on * self.ffn.dropout), outer_product=outer,
+        )  # fmt: skip
+        known = (masks.key_mask_B1N, masks.count_B11.view(-1), masks.valid_BN1)
+        return node_branches(atom_BND, pair_BNNP, *known, *self.node_weights(), droppings=droppings)
+
     def _of_branch(self, masks: NodeMasks, branch: int) -> NodeMasks:
-        """Return the masks with the dropout that Triton kernels apply to a branch in training."""
-        if masks.dropping is None or not self.training:
-            return masks
+        """Return the masks with what Triton kernels drop of a branch."""
+        return masks if masks.dropping is None else replace(masks, dropping=self._dropping(masks.dropping, branch))
+
+    def _dropping(self, of_batch: Dropping, branch: int) -> Dropping:
+        """Return what Triton kernels drop of a branch: nothing but in training."""
         rate = self.triangle_dropout if branch == TRIANGLE else self.dropout
-        return replace(masks, dropping=masks.dropping.of_branch(self.index, branch, rate, self.drop_path))
+        return of_batch.of_branch(self.index, branch, rate, self.drop_path) if self.training else of_batch
 
     def _drop(self, x: Tensor) -> Tensor:
         return self._drop_branch(F.dropout(x, self.dropout, self.training) if self.dropout else x)

@@ -9,12 +9,9 @@ from torch import Tensor
 
 from unimol_scale.model import kernels
 from unimol_scale.model.fused import launching
-from unimol_scale.model.fused.dropping import Dropping, draw_seed
-from unimol_scale.model.fused.fused_branches import (
-    FusedAttentionFunction,
-    FusedFeedForwardFunction,
-    FusedOuterProductFunction,
-)
+from unimol_scale.model.fused.dropping import Dropping, NodeDroppings, draw_seed
+from unimol_scale.model.fused.feed_forward_branch import FusedFeedForwardFunction
+from unimol_scale.model.fused.node_branches import FusedNodesFunction
 from unimol_scale.model.fused.triangle_branch import FusedTriangleFunction
 from unimol_scale.model.native import functions as native
 from unimol_scale.model.native.library import suits, suits_nodes
@@ -45,41 +42,57 @@ def dropping_of_batch(atom_BND: Tensor, pair_BNNP: Tensor, *, drops: bool) -> Dr
     return Dropping(seed=draw_seed(atom_BND) if drops else None)
 
 
-def attention(
+def node_branches(
     atom_BND: Tensor,
     pair_BNNP: Tensor,
     key_mask_B1N: Tensor,
+    count_B: Tensor,
+    valid_BN1: Tensor,
+    *weights: Tensor,
+    droppings: NodeDroppings,
+) -> tuple[Tensor, Tensor]:
+    """Return nodes and pairs after attention, the nodes' feed-forward and the outer product, by Triton.
+
+    Args:
+        atom_BND: nodes.
+        pair_BNNP: pairs.
+        key_mask_B1N: 0 at real nodes, −inf at padding.
+        count_B: n of the 1/n scalings, fp32.
+        valid_BN1: 1 at real nodes, 0 at padding.
+        weights: of the three branches.
+        droppings: what they drop.
+    """
+    both: tuple[Tensor, Tensor] = FusedNodesFunction.apply(  # type: ignore[no-untyped-call]
+        atom_BND, pair_BNNP, key_mask_B1N, count_B, valid_BN1, droppings, *weights
+    )
+    return both
+
+
+def attention(
+    atom_BND: Tensor,
+    pair_BNNP: Tensor,
     *weights: Tensor,
     heads: int,
     residual: bool,
     dropout: float,
     nodes_B: Tensor | None,
-    dropping: Dropping | None,
-) -> tuple[Tensor, Tensor] | None:
-    """Return [x +] the attention's update [B, N, D] and the pairs, by Triton or C code, or None: it is left to torch.
+) -> Tensor | None:
+    """Return [x +] the attention's update [B, N, D] by C code, or None if torch has to compute it.
 
     Args:
         atom_BND: x.
         pair_BNNP: pairs.
-        key_mask_B1N: 0 at real nodes, −inf at padding.
         weights: weight and bias of the norm, W_qkv, weight and bias of the pair bias, of the last map.
         heads: number of heads.
         residual: whether x is added.
         dropout: probability of dropout on the attention weights.
         nodes_B: ``count_nodes``.
-        dropping: dropout that Triton kernels apply to the update; None: they do not compute it.
     """
-    if dropping is not None:
-        inner = dropping.inside(dropout)
-        both: tuple[Tensor, Tensor] = FusedAttentionFunction.apply(  # type: ignore[no-untyped-call]
-            atom_BND, pair_BNNP, key_mask_B1N, dropping, inner, *weights
-        )
-        return both
     pair_weight = weights[3]
     if dropout or nodes_B is None or not (suits(pair_BNNP, pair_weight) and suits_nodes(atom_BND, *weights)):
         return None
     out: Tensor = native.NativeAttentionFunction.apply(nodes_B, heads, residual, atom_BND, pair_BNNP, *weights)  # type: ignore[no-untyped-call]
-    return out, pair_BNNP
+    return out
 
 
 def mixed_attention(
@@ -131,7 +144,7 @@ def feed_forward(
         residual: whether x is added.
         dropout: probability in D.
         nodes_B: ``count_nodes`` for nodes x [B, N, D] or pairs x [B, N, N, P].
-        dropping: see ``attention``.
+        dropping: dropout that Triton kernels apply to the update; None: they do not compute it.
     """
     out: Tensor
     if dropping is not None:
@@ -147,31 +160,20 @@ def outer_product(
     pair_BNNP: Tensor,
     atom_BND: Tensor,
     count_B: Tensor,
-    valid_BN1: Tensor,
     *weights: Tensor,
     residual: bool,
     nodes_B: Tensor | None,
-    dropping: Dropping | None,
-) -> tuple[Tensor, Tensor] | None:
-    """Return [x +] the outer product's update [B, N, N, P] and the nodes, by Triton or C code, or None.
-
-    None: torch has to compute it.
+) -> Tensor | None:
+    """Return [x +] the outer product's update [B, N, N, P] by C code, or None if torch has to compute it.
 
     Args:
         pair_BNNP: x.
         atom_BND: nodes.
         count_B: n of the 1/n scalings, fp32.
-        valid_BN1: 1 at real nodes, 0 at padding.
         weights: weights and biases of the norm, of the map to both factors, and of the map of their product.
         residual: whether x is added.
         nodes_B: ``count_nodes``.
-        dropping: see ``attention``.
     """
-    if dropping is not None:
-        both: tuple[Tensor, Tensor] = FusedOuterProductFunction.apply(  # type: ignore[no-untyped-call]
-            pair_BNNP, atom_BND, count_B, valid_BN1, dropping, *weights
-        )
-        return both
     *of_nodes, weight_hX, bias_P = weights
     if nodes_B is None or weight_hX.dtype != torch.float32:
         return None
@@ -179,7 +181,7 @@ def outer_product(
         return None
     inputs = (pair_BNNP, atom_BND, count_B, *weights)
     out: Tensor = native.NativeOuterProductFunction.apply(nodes_B, residual, *inputs)  # type: ignore[no-untyped-call]
-    return out, atom_BND
+    return out
 
 
 def triangle(
@@ -198,7 +200,7 @@ def triangle(
         weights: weight and bias of the norm, of A's and B's maps, of the inner norm, of o and of g.
         residual: whether x is added.
         nodes_B: ``count_nodes``.
-        dropping: see ``attention``; rows of pairs share a draw.
+        dropping: see ``feed_forward``; rows of pairs share a draw.
     """
     out: Tensor
     if dropping is not None:

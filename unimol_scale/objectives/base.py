@@ -284,5 +284,5 @@ def total_loss(sums: Mapping[str, Tensor], counts: Mapping[str, float], weights:
 
     A term with nothing to predict counts as zero.
     """
-    terms = [weights[name] * value / max(counts[name], 1.0) for name, value in sums.items() if weights[name]]
+    terms = [value * (weights[name] / max(counts[name], 1.0)) for name, value in sums.items() if weights[name]]
     return torch.stack(terms).sum()

@@ -10,7 +10,8 @@ from tests.helpers.random_keys import keys
 from unimol_scale.data.batch import collate
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.backbone import TwoTrackBackbone
-from unimol_scale.model.layers import NodeMasks, TwoTrackLayer
+from unimol_scale.model.layers import TwoTrackLayer
+from unimol_scale.model.node_masks import NodeMasks
 from unimol_scale.model.presets import DROPOUTS, preset
 from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective
 
@@ -63,7 +64,7 @@ def test_a_branch_is_left_out_for_a_whole_molecule_and_scaled_for_the_others():
     with torch.no_grad():
         atom_BND, pair_BNNP = layer(atom_1ND.expand(B, -1, -1), pair_1NNP.expand(B, -1, -1, -1), masks)
         one = NodeMasks.of(torch.ones(1, N, dtype=torch.bool), torch.full((1,), float(N)), torch.float32)
-        attended = atom_1ND + layer.attention(atom_1ND, pair_1NNP, one, residual=False)[0] / 0.75
+        attended = atom_1ND + layer.attention(atom_1ND, pair_1NNP, one, residual=False) / 0.75
         expected = [
             after + scale * layer.ffn(after, residual=False) for after in (atom_1ND, attended) for scale in (0, 4 / 3)
         ]

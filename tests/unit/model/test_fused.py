@@ -22,7 +22,7 @@ from unimol_scale.data import vocabulary
 from unimol_scale.data.batch import collate
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.fused import launching
-from unimol_scale.model.fused.dropping import NOTHING, Dropping
+from unimol_scale.model.fused.dropping import NOTHING, Dropping, NodeDroppings
 from unimol_scale.model.native.library import torch_only
 from unimol_scale.model.presets import DROPOUTS, preset
 from unimol_scale.objectives.base import total_loss
@@ -46,10 +46,10 @@ def branches():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
         launching.interprets.cache_clear()
-        from unimol_scale.model.fused import fused_branches
+        from unimol_scale.model.fused import node_branches
 
         assert launching.interprets()
-        yield fused_branches
+        yield node_branches
 
 
 @pytest.fixture(autouse=True)
@@ -121,33 +121,67 @@ def test_feed_forward(branches, shape, H, rate, dtype):
         return x + factor * (active @ down.t() + down_bias)
 
     arguments = (random(*shape), random(W), random(W), random(H, W, gain=W**-0.5), random(H), random(W, H), random(W))
-    apply = branches.FusedFeedForwardFunction.apply
+    from unimol_scale.model.fused.feed_forward_branch import FusedFeedForwardFunction
+
+    apply = FusedFeedForwardFunction.apply
     assert_same_function(lambda x, *w: apply(x, dropping, inner, *w), reference, arguments, dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("N", "H", "d", "P", "rate"), [(7, 3, 8, 12, 0.0), (1, 2, 16, 8, 0.0), (9, 2, 16, 10, 0.3)])
-def test_attention(branches, N, H, d, P, rate, dtype):
-    B, D = 2, H * d
-    key_mask = torch.zeros(B, 1, N)
-    key_mask[1, :, (N + 2) // 2 :] = -math.inf
-    dropping = Dropping(rate=rate, seed=seed(), stream=32) if rate else NOTHING
-    inner = dropping.inside(rate)
-    factor, weight_factor = branch_factor(dropping, (B, N, D)), attention_factor(branches, inner, B, N, H, d)
+NODES = [(7, 3, 8, 12, 8, 20, 0.0), (1, 2, 16, 8, 3, 33, 0.0), (9, 2, 16, 10, 5, 24, 0.3)]
 
-    def reference(atom, pair, norm_weight, norm_bias, qkv_weight, pair_weight, pair_bias, out, out_bias):
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("N", "H", "d", "P", "h", "width", "rate"), NODES)
+def test_branches_of_nodes(branches, N, H, d, P, h, width, rate, dtype):
+    B, D, epsilon = 2, H * d, 1e-3
+    count = torch.tensor([float(N), (N + 1) // 2])
+    valid = (torch.arange(N) < count[:, None]).unsqueeze(-1)
+    key_mask = torch.zeros(B, 1, N).masked_fill(~valid.transpose(1, 2), -math.inf)
+    of_batch = Dropping(seed=seed()) if rate else NOTHING
+    first, second, third = (of_batch.of_branch(1, branch, rate, rate) for branch in range(3))
+    droppings = NodeDroppings(
+        attention=first, attention_weights=first.inside(rate),
+        feed_forward=second, activation=second.inside(rate), outer_product=third,
+    )  # fmt: skip
+    factors = [branch_factor(dropping, (B, N, D)) for dropping in (first, second)]
+    weight_factor = attention_factor(branches, droppings.attention_weights, B, N, H, d)
+    hidden_factor = gelu_factor(droppings.activation, B * N, width).view(B, N, width)
+    pair_factor = branch_factor(third, (B, N, N, P))
+    count_B111 = count.double().view(B, 1, 1, 1)
+    undo = 1.0 / (epsilon + 1.0 / count_B111)
+
+    def attended(atom, pair, norm_weight, norm_bias, qkv_weight, pair_weight, pair_bias, out, out_bias):
         qkv = (norm(atom, norm_weight, norm_bias) @ qkv_weight.t()).view(B, N, 3, H, d).permute(2, 0, 3, 1, 4)
         bias = (pair @ pair_weight.t() + pair_bias).permute(0, 3, 1, 2)
         logits = qkv[0] @ qkv[1].transpose(2, 3) * d**-0.5 + bias + key_mask.double().unsqueeze(1)
         mixed = (weight_factor * logits.softmax(-1)) @ qkv[2]
-        return atom + factor * (mixed.transpose(1, 2).reshape(B, N, D) @ out.t() + out_bias), pair.clone()
+        return atom + factors[0] * (mixed.transpose(1, 2).reshape(B, N, D) @ out.t() + out_bias)
+
+    def fed_forward(x, norm_weight, norm_bias, up, up_bias, down, down_bias):
+        active = F.gelu(norm(x, norm_weight, norm_bias) @ up.t() + up_bias) * hidden_factor
+        return x + factors[1] * (active @ down.t() + down_bias)
+
+    def multiplied(pair, atom, norm_weight, norm_bias, project, project_bias, weight, bias):
+        a, b = ((norm(atom, norm_weight, norm_bias) @ project.t() + project_bias) * valid).chunk(2, -1)
+        z = torch.einsum("bic,bjd,cdp->bijp", a, b, weight.view(h, h, P))
+        return pair + pair_factor * (z * undo / count_B111 + bias * undo)
+
+    def reference(atom, pair, *weights):
+        atom = fed_forward(attended(atom, pair, *weights[:7]), *weights[7:13])
+        return atom, multiplied(pair, atom, *weights[13:])
 
     arguments = (
-        random(B, N, D), random(B, N, N, P), random(D), random(D), random(3 * D, D, gain=D**-0.5),
-        random(H, P, gain=0.3), random(H), random(D, D, gain=D**-0.5), random(D),
+        random(B, N, D), random(B, N, N, P),
+        random(D), random(D), random(3 * D, D, gain=D**-0.5), random(H, P, gain=0.3), random(H),
+        random(D, D, gain=D**-0.5), random(D),
+        random(D), random(D), random(width, D, gain=D**-0.5), random(width), random(D, width), random(D),
+        random(D), random(D), random(2 * h, D, gain=D**-0.5), random(2 * h), random(h, h * P), random(P),
     )  # fmt: skip
-    apply = branches.FusedAttentionFunction.apply
-    fused = lambda atom, pair, *w: apply(atom, pair, key_mask.to(atom.dtype), dropping, inner, *w)  # noqa: E731
+
+    def fused(atom, pair, *weights):
+        known = (key_mask.to(atom.dtype), count, valid.to(atom.dtype))
+        return branches.FusedNodesFunction.apply(atom, pair, *known, droppings, *weights)
+
     assert_same_function(fused, reference, arguments, dtype)
 
 
@@ -160,30 +194,6 @@ def attention_factor(branches, inner, B, N, H, d):
     tensors = (qkv, torch.zeros(B * N * N, H), torch.zeros(B, N), mixed)
     branches.launch_attention("attention_kernels.attention", (B, N, H * d), H, inner, *tensors)
     return (mixed.view(B, N, H, d)[..., :N] * N).permute(0, 2, 1, 3).double()
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("N", "D", "h", "P", "rate"), [(5, 24, 8, 20, 0.0), (1, 16, 3, 8, 0.0), (4, 16, 8, 33, 0.3)])
-def test_outer_product(branches, N, D, h, P, rate, dtype):
-    B, epsilon = 2, 1e-3
-    count = torch.tensor([float(N), (N + 1) // 2])
-    valid = (torch.arange(N) < count[:, None]).unsqueeze(-1)
-    dropping = Dropping(rate=rate, path=rate, seed=seed(), stream=64) if rate else NOTHING
-    factor = branch_factor(dropping, (B, N, N, P))
-    undo = (1.0 / (epsilon + 1.0 / count.double())).view(B, 1, 1, 1)
-
-    def reference(pair, atom, norm_weight, norm_bias, project, project_bias, weight, bias):
-        a, b = ((norm(atom, norm_weight, norm_bias) @ project.t() + project_bias) * valid).chunk(2, -1)
-        z = torch.einsum("bic,bjd,cdp->bijp", a, b, weight.view(h, h, P))
-        return pair + factor * (z * undo / count.double().view(B, 1, 1, 1) + bias * undo), atom.clone()
-
-    arguments = (
-        random(B, N, N, P), random(B, N, D), random(D), random(D), random(2 * h, D, gain=D**-0.5), random(2 * h),
-        random(h, h * P), random(P),
-    )  # fmt: skip
-    apply = branches.FusedOuterProductFunction.apply
-    fused = lambda pair, atom, *w: apply(pair, atom, count, valid.to(atom.dtype), dropping, *w)  # noqa: E731
-    assert_same_function(fused, reference, arguments, dtype)
 
 
 def triangle_factor(dropping, shape):

@@ -13,9 +13,10 @@ from tests.helpers.molecules import random_columns
 from tests.helpers.random_keys import keys
 from unimol_scale.data.batch import collate
 from unimol_scale.model import kernels
-from unimol_scale.model.layers import FeedForward, NodeMasks, OuterProduct, PairBiasedAttention
+from unimol_scale.model.layers import FeedForward, OuterProduct, PairBiasedAttention
 from unimol_scale.model.native import library
 from unimol_scale.model.native.library import suits, suits_nodes, torch_only
+from unimol_scale.model.node_masks import NodeMasks
 from unimol_scale.model.presets import ModelConfig, preset
 from unimol_scale.model.track_updates import channel_first_linear, feed_forward, triangle
 from unimol_scale.objectives.base import PretrainingModel, Sample
@@ -90,7 +91,7 @@ def branch_of(module: type, width: tuple[int, int, int, int]) -> torch.nn.Module
 def update_of(branch: torch.nn.Module, atom_BND, pair_BNNP, masks: NodeMasks, residual: bool) -> torch.Tensor:
     if isinstance(branch, FeedForward):
         return branch(atom_BND, masks, residual=residual)
-    return branch(atom_BND, pair_BNNP, masks, residual=residual)[0]
+    return branch(atom_BND, pair_BNNP, masks, residual=residual)
 
 
 @pytest.mark.parametrize("nodes", NODES)

@@ -34,7 +34,7 @@ def test_the_planner_knows_the_kernels_and_bytes_of_the_built_model(size, molecu
     assert (count.triton > 0) == fused
 
 
-@pytest.mark.parametrize(("size", "kernels"), [("84M", 949), ("310M", 2369), ("1.1B", 4641)])
+@pytest.mark.parametrize(("size", "kernels"), [("84M", 846), ("310M", 2106), ("1.1B", 4122)])
 def test_the_plan_starts_as_many_kernels_as_the_table(size, kernels):
     assert int(counts_of(size, 4, 5, fused=True).cells()[0].replace(",", "")) == kernels
     assert training_work(preset(size), 4, 5, 2, fused=True).kernels == kernels
@@ -54,7 +54,7 @@ def test_triton_kernels_start_less_than_half_as_often_and_move_fewer_bytes():
     )
     kernels = [two.kernels - one.kernels for one, two in (plain, fused)]
     moved = [two.bytes - one.bytes for one, two in (plain, fused)]
-    assert kernels[1] < 0.40 * kernels[0]
+    assert kernels[1] < 0.35 * kernels[0]
     assert moved[1] < 0.56 * moved[0]
     assert fused[0].kernels < 180
     assert fused[1].triton - fused[0].triton > 30

@@ -5,6 +5,7 @@ and norms, which are sums over rows, go to ``PartialSums``.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -32,26 +33,24 @@ class PartialSums:
         self.step = sum(widths)
         self.parts = like.new_empty(programs(), self.step, dtype=torch.float32)
 
-    def of(self, first: int) -> tuple[Tensor, int]:
-        """Return where a kernel writes its sums from the ``first`` on, and the step from row to row."""
-        return self.parts[:, sum(self.widths[:first]) :], self.step
+    def of(self, first: int, end: int | None = None) -> tuple[Tensor, int]:
+        """Return where a kernel writes its sums from ``first`` to before ``end``, and the step from row to row."""
+        start = sum(self.widths[:first])
+        return self.parts[:, start : start + sum(self.widths[first:end])], self.step
 
     def between(self, first: int, later: int) -> int:
         """Return how many columns lie between the beginnings of two sums."""
         return sum(self.widths[first:later])
 
-    def total(self, others: Tensor) -> Sequence[Tensor]:
-        """Return the sums, and last the sum over ``others`` [rows, width], fp32; over no rows it is zero."""
+    def total(self, others: Tensor | None = None, *, zeros: int = 0) -> Sequence[Tensor]:
+        """Return the sums, then the sum over ``others`` [rows, width], fp32, if given, then so many zeros, if any."""
+        others = self.parts.new_empty(0, 0) if others is None else others
         (R, W), (others_R, others_W) = self.parts.shape, others.shape
-        total = self.parts.new_empty(W + others_W, dtype=self.dtype)
-        grid = (-(-W // _SUM_COLUMNS) + -(-others_W // _SUM_COLUMNS),)
-        tensors, sizes = (self.parts, others, total), (R, W, others_R, others_W)
+        total = self.parts.new_empty(W + others_W + zeros, dtype=self.dtype)
+        grid = (-(-W // _SUM_COLUMNS) + -(-(others_W + zeros) // _SUM_COLUMNS),)
+        tensors, sizes = (self.parts, others, total), (R, W, others_R, others_W, others_W + zeros)
         launch("row_kernels.sum_partials", grid, *tensors, *sizes, BR=_SUM_ROWS, BW=_SUM_COLUMNS)
-        return torch.split(total, [*self.widths, others_W])
-
-    def no_rows(self, width: int) -> Tensor:
-        """Return rows whose sum is zero."""
-        return self.parts.new_empty(0, width)
+        return torch.split(total, [width for width in (*self.widths, others_W, zeros) if width])
 
 
 def _blocks(R: int, W: int) -> tuple[tuple[int], dict[str, int]]:
@@ -62,6 +61,11 @@ def _blocks(R: int, W: int) -> tuple[tuple[int], dict[str, int]]:
 def _shared(W: int) -> tuple[tuple[int], dict[str, int]]:
     """Return a grid of programs that share all rows, and the sizes."""
     return (programs(),), _blocks(1, W)[1]
+
+
+def rows_of(x: Tensor) -> Tensor:
+    """Return the rows of the last axis."""
+    return x.reshape(-1, x.shape[-1]).contiguous()
 
 
 def drawn_from(dropping: Dropping, x: Tensor) -> tuple[Tensor, int]:
@@ -111,6 +115,18 @@ def add_branch(x: Tensor, update: Tensor, dropping: Dropping, *, molecule: int) 
     return update
 
 
+def add_branch_and_norm(
+    x: Tensor, update: Tensor, dropping: Dropping, norm: tuple[Tensor, Tensor], *, molecule: int
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Return y = x + dropout(update), in the memory of ``update``, and what ``layer_norm`` returns of y."""
+    normal, statistics = torch.empty_like(x), x.new_empty(2, len(x), dtype=torch.float32)
+    grid, sizes = _blocks(*x.shape)
+    tensors = (x, update, update, *drawn_from(dropping, x), *norm, normal, statistics[0], statistics[1])
+    constants = {"EPSILON": NORM_EPSILON, **sizes, **dropping.constants()}
+    launch("joint_kernels.add_branch_and_norm", grid, *tensors, len(x), molecule, **constants)
+    return update, normal, (statistics[0], statistics[1])
+
+
 def enter_backward(
     grad: Tensor, x: Tensor, statistics: tuple[Tensor, Tensor], norm: tuple[Tensor, Tensor],
     sums: tuple[Tensor, int], dropping: Dropping, molecule: int,
@@ -121,6 +137,40 @@ def enter_backward(
     tensors = (grad, x, *statistics, *norm, grad_update, normal, *sums, *drawn_from(dropping, x))
     launch("row_kernels.enter_backward", grid, *tensors, len(x), molecule, **sizes, **dropping.constants())
     return grad_update, normal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalised:
+    """Rows x and their layer norm.
+
+    Attributes:
+        x: rows.
+        statistics: means and reciprocal deviations.
+        norm: weight and bias.
+    """
+
+    x: Tensor
+    statistics: tuple[Tensor, Tensor]
+    norm: tuple[Tensor, Tensor]
+
+
+def leave_and_enter_backward(
+    grad: Tensor, later: Normalised, residual: Tensor, earlier: Normalised,
+    sums: tuple[Tensor, int], dropping: Dropping, molecule: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Do ``layer_norm_backward`` of a branch and ``enter_backward`` of the one before, whose ``dropping`` it is.
+
+    Return the gradient of the later branch's input and what ``enter_backward`` returns. The sums are of the later norm,
+    then of the bias of the earlier branch's last map.
+    """
+    grad_y, grad_update, normal = (torch.empty_like(residual) for _ in range(3))
+    grid, sizes = _shared(residual.shape[1])
+    of_later = (grad, later.x, *later.statistics, later.norm[0], residual, grad_y)
+    of_earlier = (earlier.x, *earlier.statistics, *earlier.norm, grad_update, normal)
+    numbers = (*sums, *drawn_from(dropping, residual), len(residual), molecule)
+    constants = {**sizes, **dropping.constants()}
+    launch("joint_kernels.leave_and_enter_backward", grid, *of_later, *of_earlier, *numbers, **constants)
+    return grad_y, grad_update, normal
 
 
 def gelu(hidden: Tensor, dropping: Dropping = NOTHING) -> Tensor:
@@ -156,56 +206,57 @@ def channels_to_rows(
     launch("triangle_kernels.channels_to_rows", grid, *tensors, *numbers, **sizes)
 
 
-def statistics(rows_RW: Tensor) -> tuple[Tensor, Tensor]:
-    """Return means and reciprocal deviations of rows, fp32 [R]."""
-    R, W = rows_RW.shape
-    found = rows_RW.new_empty(2, R, dtype=torch.float32)
-    grid, sizes = _blocks(R, W)
-    launch("norm_kernels.statistics", grid, rows_RW, found[0], found[1], R, EPSILON=NORM_EPSILON, **sizes)
-    return found[0], found[1]
+def statistics_and_fold(
+    rows_RW: Tensor, maps: tuple[Map, Map], norm_weight: Tensor, norm_bias: Tensor
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return means and reciprocal deviations of rows, fp32 [R]; and W' [C, W] and, fp32, b' [C].
 
-
-def fold_norm(maps: tuple[Map, Map], norm_weight: Tensor, norm_bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Return W' [C, W] and, fp32, b' [C] of two maps of one norm, one below the other."""
+    The latter two are of two maps of the rows' norm, one below the other.
+    """
     (first, first_bias), (second, second_bias) = maps
-    C1, C2, W = len(first), len(second), len(norm_weight)
+    (R, W), C1, C2 = rows_RW.shape, len(first), len(second)
+    found = rows_RW.new_empty(2, R, dtype=torch.float32)
     folded, bias = first.new_empty(C1 + C2, W), first.new_empty(C1 + C2, dtype=torch.float32)
-    grid, sizes = _blocks(C1 + C2, W)
+    (blocks,), sizes = _blocks(R, W)
+    (weight_blocks,), _ = _blocks(C1 + C2, W)
     tensors = (first, second, first_bias, second_bias, norm_weight, norm_bias, folded, bias)
-    launch("norm_kernels.fold_norm", grid, *tensors, C1, C2, **sizes)
-    return folded, bias
+    launch(
+        "norm_kernels.statistics_and_fold", (weight_blocks + blocks,),
+        rows_RW, found[0], found[1], R, *tensors, C1, C2, EPSILON=NORM_EPSILON, **sizes,
+    )  # fmt: skip
+    return (found[0], found[1]), (folded, bias)
 
 
-def unfold_norm(
+def folded_backward_and_unfold(
+    grad: Tensor,
+    rows: Tensor,
+    statistics: tuple[Tensor, Tensor],
+    residual: Tensor,
     grad_folded: Tensor,
     weights: tuple[Tensor, Tensor],
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    bias_sum: Tensor,
-    mean_sum: Tensor,
-) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
-    """Return the gradients of both maps' weights, and of weight and bias of the norm.
+    norm: tuple[Tensor, Tensor],
+    sums: tuple[Tensor, Tensor],
+) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return the gradients of rows x, added to that of a residual, of both maps' weights, and of the norm's two.
 
     Args:
-        grad_folded: gᵀ·x, with g the gradient of x·W'ᵀ.
+        grad: g·W', with g the gradient of x·W'ᵀ.
+        rows: x.
+        statistics: means and reciprocal deviations of x.
+        residual: the gradient to add to.
+        grad_folded: gᵀ·x.
         weights: of the maps.
-        norm_weight: of the norm.
-        norm_bias: of the norm.
-        bias_sum: where in memory the gradient of b' begins [C].
-        mean_sum: where in memory the sums of g by the means of x begin [C].
+        norm: weight and bias.
+        sums: where in memory the gradient of b' begins [C], and the sums of g by the means of x [C].
     """
-    (first, second), W = weights, len(norm_weight)
-    found = (torch.empty_like(first), torch.empty_like(second))
-    of_norm = (torch.empty_like(norm_weight), torch.empty_like(norm_bias))
-    tensors = (grad_folded, first, second, norm_weight, norm_bias, bias_sum, mean_sum, *found, *of_norm)
-    sizes = {"W": W, "BR": _FOLD_ROWS, "BW": _FOLD_COLUMNS}
-    launch("norm_kernels.unfold_norm", (-(-W // _FOLD_COLUMNS),), *tensors, len(first), len(second), **sizes)
-    return found, *of_norm
-
-
-def folded_backward(grad: Tensor, rows: Tensor, mean: Tensor, rstd: Tensor, residual: Tensor) -> Tensor:
-    """Return the gradient of rows x from ``grad`` = g·W', added to that of a residual."""
-    grad_x = torch.empty_like(rows)
-    grid, sizes = _blocks(*rows.shape)
-    launch("norm_kernels.folded_backward", grid, grad, rows, mean, rstd, residual, grad_x, len(rows), **sizes)
-    return grad_x
+    (first, second), (R, W) = weights, rows.shape
+    grad_x, of_maps = torch.empty_like(rows), (torch.empty_like(first), torch.empty_like(second))
+    of_norm = (torch.empty_like(norm[0]), torch.empty_like(norm[1]))
+    of_rows = (grad, rows, *statistics, residual, grad_x, R)
+    of_weights = (grad_folded, first, second, *norm, *sums, *of_maps, *of_norm, len(first), len(second))
+    (blocks,), sizes = _blocks(R, W)
+    launch(
+        "norm_kernels.folded_backward_and_unfold", (-(-W // _FOLD_COLUMNS) + blocks,),
+        *of_rows, *of_weights, **sizes, FOLD_ROWS=_FOLD_ROWS, FOLD_COLUMNS=_FOLD_COLUMNS,
+    )  # fmt: skip
+    return grad_x, of_maps, of_norm

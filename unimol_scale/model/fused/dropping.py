@@ -52,6 +52,25 @@ class Dropping:
 NOTHING = Dropping()
 
 
+@dataclass(frozen=True, kw_only=True)
+class NodeDroppings:
+    """What the three branches that begin with a layer's nodes drop.
+
+    Attributes:
+        attention: dropout of its update.
+        attention_weights: dropout inside of it.
+        feed_forward: dropout of its update.
+        activation: dropout inside of it.
+        outer_product: dropout of its update, of pairs.
+    """
+
+    attention: Dropping = NOTHING
+    attention_weights: Dropping = NOTHING
+    feed_forward: Dropping = NOTHING
+    activation: Dropping = NOTHING
+    outer_product: Dropping = NOTHING
+
+
 def draw_seed(like: Tensor) -> Tensor:
     """Return a seed from torch's generator of that device, int64 [1]; the host does not wait for it."""
     return torch.randint(2**62, (1,), device=like.device)

@@ -120,7 +120,7 @@ class FusedPairEncodingFunction(torch.autograd.Function):
             torch.ops.aten.embedding_dense_backward(grad, code, len(shift), 0, False)
             for grad in (grad_scale, grad_shift)
         ]
-        down_bias, up_bias, _ = sums.total(sums.no_rows(0))
+        down_bias, up_bias = sums.total()
         return (
             None, None, None, grad_up, up_bias, grad_down, down_bias,
             grad_bonds / vocab.NUM_BOND_FEATURES, grad_paths, *of_maps, grad_virtual,

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from unimol_scale.model.fused.branch_steps import PartialSums, drawn_from, layer_norm, layer_norm_backward
 from unimol_scale.model.fused.dropping import Dropping
-from unimol_scale.model.fused.fused_branches import HEADS_PER_PROGRAM
 from unimol_scale.model.fused.launching import block, in_fp32, launch, warps
+from unimol_scale.model.fused.node_branches import HEADS_PER_PROGRAM
 
 
 class FusedCoordinateHeadFunction(torch.autograd.Function):
@@ -66,9 +66,9 @@ class FusedCoordinateHeadFunction(torch.autograd.Function):
         grad_pair = layer_norm_backward(
             grad_bias @ pair_weight, pairs, pair_mean, pair_rstd, pair_norm_weight, sums.of(2), residual=None
         )
-        norm_w, norm_b, pair_norm_w, _, force = sums.total(forces_BD)
         # A constant that is added to all logits of a head moves no softmax.
-        pair_bias, pair_norm_b = pair_weight.new_zeros(H + P).split([H, P])
+        norm_w, norm_b, pair_norm_w, _, force, zeros = sums.total(forces_BD, zeros=H + P)
+        pair_bias, pair_norm_b = zeros.split([H, P])
         return (
             grad_atom.view(B, N, D), grad_pair.view(B, N, N, P), None, None, None,
             norm_w, norm_b, grad_qkv.t() @ normal, grad_bias.t() @ normal_pairs,

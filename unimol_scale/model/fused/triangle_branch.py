@@ -16,10 +16,8 @@ from unimol_scale.model.fused.branch_steps import (
     PartialSums,
     channels_to_rows,
     drawn_from,
-    fold_norm,
-    folded_backward,
-    statistics,
-    unfold_norm,
+    folded_backward_and_unfold,
+    statistics_and_fold,
 )
 from unimol_scale.model.fused.dropping import Dropping
 from unimol_scale.model.fused.launching import (
@@ -49,9 +47,8 @@ class FusedTriangleFunction(torch.autograd.Function):
         B, N, _, P = pair_BNNP.shape
         Q, h = N * N, len(inner[0])
         rows, scale_BNN = pair_BNNP.reshape(-1, P).contiguous(), scale_B1NN.contiguous()
-        mean, rstd = statistics(rows)
         maps = ((project_weight, project_bias), (gate_weight, gate_bias))
-        folded_CP, bias_C = fold_norm(maps, norm_weight, norm_bias)
+        (mean, rstd), (folded_CP, bias_C) = statistics_and_fold(rows, maps, norm_weight, norm_bias)
         project_BcX = rows.new_empty(B, 4 * h, -(-Q // PITCH) * PITCH)
         columns_BPQ = rows.view(B, Q, P).transpose(1, 2)
         torch.bmm(folded_CP[: 4 * h].expand(B, -1, -1), columns_BPQ, out=project_BcX[:, :, :Q])
@@ -89,11 +86,11 @@ class FusedTriangleFunction(torch.autograd.Function):
         )  # fmt: skip
         channels_to_rows(grad_project_BcX, mean, rstd, grad_mapped_RC[:, : 4 * h], sums.of(3), sums.between(3, 5))
         grad_folded_CP = grad_mapped_RC.t() @ rows
-        grad_x = folded_backward(grad_mapped_RC @ folded_CP, rows, mean, rstd, residual=grad)
         out_sum, inner_w, inner_b, project_sum, gate_sum, project_means, _, out_weight_sum = sums.total(weight_sums)
-        (grad_project_weight, grad_gate_weight), norm_w, norm_b = unfold_norm(
-            grad_folded_CP, (project_weight, gate_weight), norm_weight, norm_bias, project_sum, project_means
-        )
+        grad_x, (grad_project_weight, grad_gate_weight), (norm_w, norm_b) = folded_backward_and_unfold(
+            grad_mapped_RC @ folded_CP, rows, (mean, rstd), grad,
+            grad_folded_CP, (project_weight, gate_weight), (norm_weight, norm_bias), (project_sum, project_means),
+        )  # fmt: skip
         return (
             grad_x.view_as(grad_BNNP), None, None, norm_w, norm_b, grad_project_weight, project_sum,
             inner_w, inner_b, out_weight_sum.view(P, h), out_sum, grad_gate_weight, gate_sum,

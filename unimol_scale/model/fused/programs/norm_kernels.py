@@ -11,10 +11,10 @@ import triton.language as tl
 
 @triton.jit
 def statistics(
-    x_ptr, mean_ptr, rstd_ptr, R, W: tl.constexpr, EPSILON: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr
+    x_ptr, mean_ptr, rstd_ptr, R, block, W: tl.constexpr, EPSILON: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr
 ):
-    """Write means and reciprocal deviations of rows."""
-    row, channel = tl.program_id(0) * BR + tl.arange(0, BR), tl.arange(0, BW)
+    """Write means and reciprocal deviations of a block of rows."""
+    row, channel = block * BR + tl.arange(0, BR), tl.arange(0, BW)
     here = (row < R)[:, None] & (channel < W)[None, :]
     x = tl.load(x_ptr + row[:, None] * W + channel[None, :], mask=here, other=0.0).to(tl.float32)
     mean = tl.sum(x, 1) / W
@@ -37,10 +37,10 @@ def of_two(first_ptr, second_ptr, row, channel, C1, C2, W: tl.constexpr):
 @triton.jit
 def fold_norm(
     first_ptr, second_ptr, first_bias_ptr, second_bias_ptr, norm_weight_ptr, norm_bias_ptr, folded_ptr, bias_ptr,
-    C1, C2, W: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
+    C1, C2, block, W: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
-    """Write W' and b'."""
-    row, channel = tl.program_id(0) * BR + tl.arange(0, BR), tl.arange(0, BW)
+    """Write a block of rows of W' and b'."""
+    row, channel = block * BR + tl.arange(0, BR), tl.arange(0, BW)
     here = (row < C1 + C2)[:, None] & (channel < W)[None, :]
     weight = of_two(first_ptr, second_ptr, row, channel, C1, C2, W)
     norm_weight = tl.load(norm_weight_ptr + channel, mask=channel < W, other=0.0).to(tl.float32)
@@ -55,16 +55,33 @@ def fold_norm(
 
 
 @triton.jit
+def statistics_and_fold(
+    x_ptr, mean_ptr, rstd_ptr, R, first_ptr, second_ptr, first_bias_ptr, second_bias_ptr, norm_weight_ptr,
+    norm_bias_ptr, folded_ptr, bias_ptr, C1, C2,
+    W: tl.constexpr, EPSILON: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
+):  # fmt: skip
+    """Write means and reciprocal deviations of the rows of x; the first programs write W' and b'."""
+    block, blocks = tl.program_id(0), tl.cdiv(C1 + C2, BR)
+    if block < blocks:
+        fold_norm(
+            first_ptr, second_ptr, first_bias_ptr, second_bias_ptr, norm_weight_ptr, norm_bias_ptr,
+            folded_ptr, bias_ptr, C1, C2, block, W, BR, BW,
+        )  # fmt: skip
+    else:
+        statistics(x_ptr, mean_ptr, rstd_ptr, R, block - blocks, W, EPSILON, BR, BW)
+
+
+@triton.jit
 def unfold_norm(
     grad_ptr, first_ptr, second_ptr, norm_weight_ptr, norm_bias_ptr, bias_sum_ptr, mean_sum_ptr,
     grad_first_ptr, grad_second_ptr, grad_norm_weight_ptr, grad_norm_bias_ptr,
-    C1, C2, W: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
+    C1, C2, block, W: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradients of both W, w and v from gᵀ·x, with g the gradient of x·W'ᵀ.
+    """Write a block of columns of the gradients of both W, w and v from gᵀ·x, with g the gradient of x·W'ᵀ.
 
     ``bias_sum`` is the gradient of b', ``mean_sum`` the sum of g by the means of the rows of x: it centres gᵀ·x.
     """
-    channel = tl.program_id(0) * BW + tl.arange(0, BW)
+    channel = block * BW + tl.arange(0, BW)
     norm_weight = tl.load(norm_weight_ptr + channel, mask=channel < W, other=0.0).to(tl.float32)
     norm_bias = tl.load(norm_bias_ptr + channel, mask=channel < W, other=0.0).to(tl.float32)
     weight_sum, bias_sum = tl.zeros((BW,), tl.float32), tl.zeros((BW,), tl.float32)
@@ -87,11 +104,11 @@ def unfold_norm(
 
 @triton.jit
 def folded_backward(
-    grad_ptr, x_ptr, mean_ptr, rstd_ptr, residual_ptr, grad_x_ptr, R,
+    grad_ptr, x_ptr, mean_ptr, rstd_ptr, residual_ptr, grad_x_ptr, R, block,
     W: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradient of x, added to that of a residual, from g·W', with g the gradient of x·W'ᵀ."""
-    row, channel = tl.program_id(0) * BR + tl.arange(0, BR), tl.arange(0, BW)
+    """Write a block of rows of the gradient of x, added to that of a residual, from g·W'."""
+    row, channel = block * BR + tl.arange(0, BR), tl.arange(0, BW)
     here = (row < R)[:, None] & (channel < W)[None, :]
     place = row[:, None] * W + channel[None, :]
     mean = tl.load(mean_ptr + row, mask=row < R, other=0.0)
@@ -102,3 +119,24 @@ def folded_backward(
     grad_x = grad - normal * (tl.sum(grad * normal, 1) / W)[:, None]
     grad_x += tl.load(residual_ptr + place, mask=here, other=0.0).to(tl.float32)
     tl.store(grad_x_ptr + place, grad_x.to(grad_x_ptr.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def folded_backward_and_unfold(
+    grad_ptr, x_ptr, mean_ptr, rstd_ptr, residual_ptr, grad_x_ptr, R,
+    grad_folded_ptr, first_ptr, second_ptr, norm_weight_ptr, norm_bias_ptr, bias_sum_ptr, mean_sum_ptr,
+    grad_first_ptr, grad_second_ptr, grad_norm_weight_ptr, grad_norm_bias_ptr, C1, C2,
+    W: tl.constexpr, BR: tl.constexpr, BW: tl.constexpr, FOLD_ROWS: tl.constexpr, FOLD_COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Write the gradient of x, added to that of a residual; the first programs write those of both W, w and v."""
+    block, blocks = tl.program_id(0), tl.cdiv(W, FOLD_COLUMNS)
+    if block < blocks:
+        unfold_norm(
+            grad_folded_ptr, first_ptr, second_ptr, norm_weight_ptr, norm_bias_ptr, bias_sum_ptr, mean_sum_ptr,
+            grad_first_ptr, grad_second_ptr, grad_norm_weight_ptr, grad_norm_bias_ptr,
+            C1, C2, block, W, FOLD_ROWS, FOLD_COLUMNS,
+        )  # fmt: skip
+    else:
+        folded_backward(
+            grad_ptr, x_ptr, mean_ptr, rstd_ptr, residual_ptr, grad_x_ptr, R, block - blocks, W, BR, BW
+        )  # fmt: skip
