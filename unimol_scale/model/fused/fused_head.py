@@ -68,7 +68,7 @@ class FusedCoordinateHeadFunction(torch.autograd.Function):
         )
         # A constant that is added to all logits of a head moves no softmax.
         norm_w, norm_b, pair_norm_w, _, force, zeros = sums.total(forces_BD, zeros=H + P)
-        pair_bias, pair_norm_b = zeros.split([H, P])
+        pair_bias, pair_norm_b = torch.split(zeros, [H, P])
         return (
             grad_atom.view(B, N, D), grad_pair.view(B, N, N, P), None, None, None,
             norm_w, norm_b, grad_qkv.t() @ normal, grad_bias.t() @ normal_pairs,
