@@ -241,12 +241,10 @@ def _import_muon_uncompiled() -> None:
 
 def _fetch_with_layers(module: nn.Module) -> None:
     """Tell stage 3 which weights a layer uses outside of the modules that own them, so that it has them in time."""
-    from deepspeed.zero import register_external_parameter
-
     for layer in module.modules():
         if isinstance(layer, TwoTrackLayer):
             for weight in layer.node_weights():
-                register_external_parameter(layer, weight)
+                deepspeed.zero.register_external_parameter(layer, weight)
 
 
 def _move_buffers(module: nn.Module, device: torch.device) -> None:
