@@ -241,6 +241,8 @@ def _import_muon_uncompiled() -> None:
 
 def _fetch_with_layers(module: nn.Module) -> None:
     """Tell stage 3 which weights a layer uses outside of the modules that own them, so that it has them in time."""
+    import deepspeed
+
     for layer in module.modules():
         if isinstance(layer, TwoTrackLayer):
             for weight in layer.node_weights():
