@@ -43,7 +43,7 @@ from unimol_scale.data.transfer import to_device
 from unimol_scale.engine.log.throughput import matmul_peak
 from unimol_scale.model.accounting import training_flops
 from unimol_scale.model.encodings import ModelInput
-from unimol_scale.model.official import to_official
+from unimol_scale.model.official.released_weights import to_official
 from unimol_scale.model.presets import PRESETS, ModelConfig, preset
 from unimol_scale.objectives.base import total_loss
 from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseModel, DenoiseObjective, DenoiseSample

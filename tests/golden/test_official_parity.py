@@ -13,8 +13,8 @@ from unimol_scale.data import vocabulary as vocab
 from unimol_scale.data.batch import collate
 from unimol_scale.model import encodings
 from unimol_scale.model.encodings import ModelInput, pairwise_distances
-from unimol_scale.model.official import from_official, infer_config, to_official
-from unimol_scale.model.official_file import read_official_file
+from unimol_scale.model.official.released_file import read_official_file
+from unimol_scale.model.official.released_weights import from_official, infer_config, to_official
 from unimol_scale.objectives.base import total_loss
 from unimol_scale.objectives.denoise import DenoiseModel, DenoiseSample
 from unimol_scale.store.schema import MoleculeColumns

@@ -34,7 +34,7 @@ from unimol_scale.model.accounting import DENOISE_HEADS
 from unimol_scale.model.backbone import TwoTrackBackbone
 from unimol_scale.model.heads import CoordinateHead
 from unimol_scale.model.model_with_heads import HeadedModel
-from unimol_scale.model.official import to_official
+from unimol_scale.model.official.released_weights import to_official
 from unimol_scale.model.presets import preset
 from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseModel, DenoiseObjective
 

@@ -33,7 +33,7 @@ ORDER = {
     " frame_files data_sets",
     "unimol_scale.common": "files text * report machine fetching",
     "unimol_scale.store": "* lmdb_files",
-    "unimol_scale.model": "native presets accounting kernels fused *",
+    "unimol_scale.model": "native presets accounting kernels fused * official",
     "unimol_scale.model.fused": "programs *",
     "unimol_scale.data": "vocabulary features batch steps *",
     "unimol_scale.checkpoints": "safetensors_writer run *",

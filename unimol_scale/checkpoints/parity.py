@@ -19,7 +19,7 @@ from unimol_scale.model import encodings
 from unimol_scale.model.accounting import DENOISE_HEADS
 from unimol_scale.model.encodings import ModelInput, pairwise_distances
 from unimol_scale.model.model_with_heads import HeadedModel
-from unimol_scale.model.official import to_official
+from unimol_scale.model.official.released_weights import to_official
 from unimol_scale.objectives.base import total_loss
 from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective
 

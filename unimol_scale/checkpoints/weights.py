@@ -42,7 +42,8 @@ from unimol_scale.errors import CheckpointError
 from unimol_scale.model.accounting import DENOISE_HEADS, Heads
 from unimol_scale.model.encodings import GaussianKernel
 from unimol_scale.model.model_with_heads import HeadedModel
-from unimol_scale.model.official import (
+from unimol_scale.model.official.released_file import read_official_file
+from unimol_scale.model.official.released_weights import (
     check_dimensions,
     check_values,
     from_official,
@@ -50,7 +51,6 @@ from unimol_scale.model.official import (
     released_dimensions,
     to_official,
 )
-from unimol_scale.model.official_file import read_official_file
 from unimol_scale.model.presets import ModelConfig
 
 

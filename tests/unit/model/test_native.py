@@ -223,13 +223,13 @@ def test_what_is_not_finite_is_seen_in_its_molecule_and_in_no_other(module):
     atom_BND, pair_BNNP = torch.randn(2, 5, 16).requires_grad_(), torch.randn(2, 5, 5, 12)
     with torch.no_grad():
         atom_BND[0, 2, 3] = math.nan
-    y, _ = branch(atom_BND, pair_BNNP, masks, residual=True)
+    y = branch(atom_BND, pair_BNNP, masks, residual=True)
     (grad_BND,) = torch.autograd.grad(y.sum(), atom_BND)
     for found in (y, grad_BND):
         assert not found[0].isfinite().all()
         assert found[1].isfinite().all()
     branch.norm_weight.data[0] = math.inf
-    assert not branch(atom_BND, pair_BNNP, masks, residual=True)[0][1].isfinite().all()
+    assert not branch(atom_BND, pair_BNNP, masks, residual=True)[1].isfinite().all()
 
 
 def test_only_what_it_computes_is_left_to_it():

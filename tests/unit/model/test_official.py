@@ -9,14 +9,14 @@ import torch
 
 from unimol_scale.checkpoints.weights import empty_model
 from unimol_scale.errors import CheckpointError
-from unimol_scale.model.official import (
+from unimol_scale.model.official.released_file import read_official_file
+from unimol_scale.model.official.released_weights import (
     check_dimensions,
     from_official,
     infer_config,
     released_dimensions,
     to_official,
 )
-from unimol_scale.model.official_file import read_official_file
 from unimol_scale.model.presets import ModelConfig
 from unimol_scale.objectives.denoise import DenoiseModel
 

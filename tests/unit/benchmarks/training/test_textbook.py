@@ -12,7 +12,7 @@ from benchmarks.training.textbook import TextbookModel
 from tests.helpers.molecules import random_columns
 from tests.helpers.random_keys import keys
 from unimol_scale.data.batch import collate
-from unimol_scale.model.official import GAUSSIAN_CENTRES, to_official
+from unimol_scale.model.official.released_weights import GAUSSIAN_CENTRES, to_official
 from unimol_scale.model.presets import preset
 from unimol_scale.objectives.base import total_loss
 from unimol_scale.objectives.denoise import DenoiseConfig, DenoiseObjective

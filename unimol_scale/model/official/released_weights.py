@@ -2,7 +2,7 @@
 
 Source: the names and shapes of the released files (``shorest_path_encoder`` is spelt as there). Our model fuses weights
 that are always used together (q, k, v; the value and gate maps of the triangle update) and stores the outer product's
-map in the layout of its two-step evaluation. Conversions are exact both ways; ``official_file.py`` reads the files.
+map in the layout of its two-step evaluation. Conversions are exact both ways; ``released_file.py`` reads the files.
 """
 
 import re
