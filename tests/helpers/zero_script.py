@@ -4,11 +4,15 @@ Started by test_zero.py once for every rank of several worlds at a time; argumen
 different size hand their states to each other through it.
 """
 
+import contextlib
+import dataclasses
+import functools
 import itertools
 import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +27,10 @@ from unimol_scale.engine.parallel.deepspeed_model import DeepSpeedModel
 from unimol_scale.engine.parallel.ranks import Ranks, leave_ranks, start_ranks
 from unimol_scale.engine.run.run_config import PretrainConfig, ZeroConfig
 from unimol_scale.engine.run.train_config import TrainConfig
+from unimol_scale.model.fused.dropping import NOTHING
+from unimol_scale.model.fused.launching import kernels_switched, launches_seen_by
 from unimol_scale.model.layers import Linear, TwoTrackLayer
+from unimol_scale.model.native.library import torch_only
 from unimol_scale.model.node_masks import NodeMasks
 from unimol_scale.model.presets import ModelConfig, preset
 
@@ -34,14 +41,18 @@ KINDS = (WEIGHT, MOMENT, SQUARE, MOMENTUM, MEAN)
 UNUSED = (("heads.1.weight",), ("heads.0.weight", "heads.0.bias"))
 STAGES = (0, 1, 2, 3)
 WORLDS = (1, 2, 4)
+KERNELS = "muon-kernels"
+IN_FP32 = ("fp32", "muon", KERNELS)
 # Variants of the same code in one world only: bf16, with the optimizer in host memory, with gradients summed in fp32.
-# Those with Muon have another module, which has hidden matrices.
+# Those with Muon have another module, which has hidden matrices. Triton's kernels, interpreted, use weights of several
+# modules at once, which stage 3 must have fetched and gathered gradients of.
 CASES = {
     1: [*itertools.product(STAGES, ["fp32", "muon"])],
     2: [
         *itertools.product(STAGES, ["fp32", "bf16", "muon", "muon-bf16"]),
         *itertools.product((1, 2, 3), ["offloaded", "accumulated"]),
         *itertools.product((2, 3), ["muon-offloaded"]),
+        (3, KERNELS),
     ],
     4: [*itertools.product(STAGES, ["fp32"])],
 }
@@ -54,6 +65,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "bf16": {"zero_optimization": _ZERO},
     "offloaded": {"zero_optimization": {**_ZERO, "offload_optimizer": {"device": "cpu"}}},
     "muon": {"zero_optimization": _ZERO},
+    KERNELS: {"zero_optimization": _ZERO},
     "muon-bf16": {"zero_optimization": _ZERO},
     "muon-offloaded": {"zero_optimization": {**_ZERO, "offload_optimizer": {"device": "cpu"}}},
     "accumulated": {"zero_optimization": _ZERO, "data_types": {"grad_accum_dtype": "fp32"}},
@@ -77,10 +89,15 @@ class Toy(nn.Module):
 
 
 class Tracks(nn.Module):
-    """A two-track layer on five nodes, and two heads of which a step uses one."""
+    """A two-track layer on five nodes, and two heads of which a step uses one.
 
-    def __init__(self) -> None:
+    Args:
+        by_kernels: whether the masks ask for Triton's kernels, as those of a batch on a GPU do.
+    """
+
+    def __init__(self, by_kernels: bool = False) -> None:
         super().__init__()
+        self.dropping = NOTHING if by_kernels else None
         config = ModelConfig(
             layers=1, atom_width=6, heads=2, ffn_width=7, pair_width=5, pair_hidden=3, dropout=0.0,
             attention_dropout=0.0, triangle_dropout=0.0,
@@ -99,6 +116,7 @@ class Tracks(nn.Module):
 
         atom_R5D, pair_R55P = self.inner(seen(x_R5)), self.pairs(seen(x_R5.unsqueeze(1) - 2 * x_R5.unsqueeze(2)))
         masks = NodeMasks.of(torch.ones_like(x_R5, dtype=torch.bool), torch.full_like(y_R, 5.0), atom_R5D.dtype)
+        masks = dataclasses.replace(masks, dropping=self.dropping)
         atom_R5D, pair_R55P = self.layer(atom_R5D, pair_R55P, masks)
         both_RX = torch.cat([atom_R5D.tanh().mean(1), pair_R55P.tanh().mean((1, 2))], dim=-1)
         return {"loss": (self.heads[head](both_RX).float().squeeze(-1) - y_R).square().sum()}
@@ -110,7 +128,7 @@ def rows(step: int) -> tuple[Tensor, Tensor]:
 
 
 def build(folder: Path, stage: int, variant: str, ranks: Ranks, seed: int = 0) -> DeepSpeedModel:
-    precision: Literal["fp32", "bf16"] = "fp32" if variant in ("fp32", "muon") else "bf16"
+    precision: Literal["fp32", "bf16"] = "fp32" if variant in IN_FP32 else "bf16"
     muon = variant.startswith("muon")
     file = folder / f"{variant}-{ranks.world_size}-{ranks.rank}.json"
     file.write_text(json.dumps(SETTINGS[variant]))
@@ -130,7 +148,20 @@ def build(folder: Path, stage: int, variant: str, ranks: Ranks, seed: int = 0) -
         ),
         zero=ZeroConfig(stage=stage, config=file),
     )
-    return DeepSpeedModel(Tracks if muon else Toy, config, ranks)
+    tracks = functools.partial(Tracks, by_kernels=variant == KERNELS)
+    return DeepSpeedModel(tracks if muon else Toy, config, ranks)
+
+
+@contextlib.contextmanager
+def computed_by(variant: str) -> Iterator[None]:
+    """Compute with interpreted kernels or, as elsewhere on a CPU, without."""
+    if variant != KERNELS:
+        yield
+        return
+    started: set[str] = set()
+    with torch_only(), kernels_switched(True), launches_seen_by(lambda name, *_: started.add(name)):
+        yield
+    assert any("joint_kernels" in name for name in started), started
 
 
 def add_gradients(model: DeepSpeedModel, ranks: Ranks, step: int, spoil: float = 1.0, finish: bool = True) -> float:
@@ -310,6 +341,8 @@ def elsewhere(world: int, stage: int, variant: str) -> tuple[int, int, str]:
         return world, stage, "bf16"
     if variant == "muon-offloaded":
         return world, stage, "muon-bf16"
+    if variant == KERNELS:
+        return world, (stage + 1) % 4, "muon"
     if variant in ("bf16", "muon-bf16"):
         return world, (stage + 1) % 4, variant
     worlds = [other for other in WORLDS if (stage, variant) in CASES[other]]
@@ -323,14 +356,16 @@ def main(folder: Path) -> None:
     world, states, results = ranks.world_size, States(folder), {}
     for stage, variant in CASES[world]:
         case = f"{variant}-{stage}-{world}"
-        results[case] = {"first": first_run(folder, states, case, stage, variant, ranks)}
+        with computed_by(variant):
+            results[case] = {"first": first_run(folder, states, case, stage, variant, ranks)}
     for stage, variant in CASES[world]:
         case = f"{variant}-{stage}-{world}"
-        model = build(folder, stage, variant, ranks, seed=1)
-        results[case]["again"] = second_run(model, states.whole(case, world), ranks)
         other, from_stage, from_variant = elsewhere(world, stage, variant)
         source = f"{from_variant}-{from_stage}-{other}"
-        results[case]["from_other"] = {"source": source, **second_run(model, states.whole(source, other), ranks)}
+        model = build(folder, stage, variant, ranks, seed=1)
+        with computed_by(variant):
+            results[case]["again"] = second_run(model, states.whole(case, world), ranks)
+            results[case]["from_other"] = {"source": source, **second_run(model, states.whole(source, other), ranks)}
     if ranks.is_main:
         (folder / f"results-{world}.json").write_text(json.dumps(results))
     leave_ranks()

@@ -2,8 +2,8 @@
 
 Shapes: B molecules, N nodes (virtual node first, then atoms, padded), D atom channels, P pair channels, H heads,
 h hidden pair channels, d channels of one head. A module is a whole residual branch, including its layer norm, and owns
-every parameter that it uses: ZeRO-3 fetches weights module by module, and each module costs time. Where Triton computes
-a layer, it uses the weights of three branches at once, of which the engine tells ZeRO-3.
+every parameter that it uses: ZeRO-3 fetches weights module by module, and each module costs time. Only where Triton
+computes a layer does it use the weights of three branches at once.
 """
 
 import math
@@ -350,10 +350,6 @@ class TwoTrackLayer(nn.Module):
         pair_BNNP = pair if fused else pair_BNNP + self._drop(pair)
         return atom_BND, pair_BNNP
 
-    def node_weights(self) -> tuple[Tensor, ...]:
-        """Return the weights that the layer uses outside of the modules that own them, if Triton computes it."""
-        return (*self.attention.weights(), *self.ffn.weights(), *self.outer_product.weights())
-
     def _fused_nodes(self, atom_BND: Tensor, pair_BNNP: Tensor, masks: NodeMasks) -> tuple[Tensor, Tensor]:
         """Return nodes and pairs after the three branches that begin with the nodes."""
         assert masks.dropping is not None
@@ -364,7 +360,9 @@ class TwoTrackLayer(nn.Module):
             feed_forward=ffn, activation=ffn.inside(on * self.ffn.dropout), outer_product=outer,
         )  # fmt: skip
         known = (masks.key_mask_B1N, masks.count_B11.view(-1), masks.valid_BN1)
-        return node_branches(atom_BND, pair_BNNP, *known, *self.node_weights(), droppings=droppings)
+        # ZeRO-3 sees that the layer reads weights of other modules, and from the next step on fetches them with it.
+        weights = (*self.attention.weights(), *self.ffn.weights(), *self.outer_product.weights())
+        return node_branches(atom_BND, pair_BNNP, *known, *weights, droppings=droppings)
 
     def _of_branch(self, masks: NodeMasks, branch: int) -> NodeMasks:
         """Return the masks with what Triton kernels drop of a branch."""

@@ -27,7 +27,6 @@ from unimol_scale.engine.run.initial_weights import ReadWeights
 from unimol_scale.engine.run.run_config import PretrainConfig
 from unimol_scale.engine.run.train_config import TrainConfig
 from unimol_scale.errors import ConfigError
-from unimol_scale.model.layers import TwoTrackLayer
 
 _NO_COMPILER = "TORCHDYNAMO_DISABLE"
 
@@ -56,8 +55,6 @@ class DeepSpeedModel:
         torch.manual_seed(config.seed)
         with deepspeed.zero.Init(config_dict_or_path=settings, enabled=self._stage == 3):
             module = factory()
-        if self._stage == 3:
-            _fetch_with_layers(module)
         _move_buffers(module, ranks.device)
         matrices = _matrices_of(module, config.train)
         _import_muon_uncompiled()
@@ -237,16 +234,6 @@ def _import_muon_uncompiled() -> None:
         del os.environ[_NO_COMPILER]
         if before is not None:
             os.environ[_NO_COMPILER] = before
-
-
-def _fetch_with_layers(module: nn.Module) -> None:
-    """Tell stage 3 which weights a layer uses outside of the modules that own them, so that it has them in time."""
-    import deepspeed
-
-    for layer in module.modules():
-        if isinstance(layer, TwoTrackLayer):
-            for weight in layer.node_weights():
-                deepspeed.zero.register_external_parameter(layer, weight)
 
 
 def _move_buffers(module: nn.Module, device: torch.device) -> None:
