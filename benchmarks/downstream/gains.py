@@ -6,7 +6,7 @@
 Every start is compared with the same model from random weights, on the same rows and splits, with the same settings,
 and with forests and boosting on fingerprints and descriptors. Every fine-tuning has a folder under --work: what is
 finished is read, so the same command goes on after an interruption, and parts (--set, --start, --part) can be made at
-the same time and collected at the end (--collect).
+the same time and collected at the end (--collect). What an earlier report holds can be reported again (--earlier).
 
 With a single split, which is the default, report.py writes the tables, with intervals over test molecules and seeds.
 With a cross-validation (folds/), linear models on the vectors of the frozen starts are fitted as well, and other tools
@@ -101,6 +101,8 @@ def run(options: argparse.Namespace) -> None:
     starts = dict(text.split("=", 1) for text in options.start)
     if options.split not in KFOLDS and (options.external or options.splits):
         raise ConfigError(f"--external and --splits need a cross-validation: give --split {', '.join(KFOLDS[:3])}")
+    if options.split not in KFOLDS and options.earlier:
+        raise ConfigError(f"--earlier needs a cross-validation: give --split {', '.join(KFOLDS[:3])}")
     if options.split not in KFOLDS and not starts:
         raise ConfigError("--start NAME=MODEL is needed")
     (run_folds if options.split in KFOLDS else run_single)(options, starts)
@@ -199,6 +201,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--work", type=Path, default=Path("finetuned"), metavar="DIR")
     parser.add_argument("--cache", type=Path, default=Path("data/cache"), metavar="DIR")
     parser.add_argument("--collect", action="store_true", help="only report what --work contains; compute nothing")
+    parser.add_argument(
+        "--earlier",
+        type=Path,
+        metavar="DIR",
+        help="folder of an earlier report by cross-validation, whose sets and fractions are reported as well unless "
+        "they are computed or collected now",
+    )
     parser.add_argument("--output", type=Path, metavar="FILE.md", help="file for the tables")
     return parser
 

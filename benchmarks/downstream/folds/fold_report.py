@@ -1,10 +1,8 @@
 """The report of the benchmark by cross-validation: overview, label efficiency, frozen models, and every set."""
 
 import datetime
-import json
 import platform
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,9 +11,9 @@ from benchmarks.common import processor
 from benchmarks.downstream.folds.label_efficiency import label_efficiency
 from benchmarks.downstream.folds.overview import overview, plus_minus
 from benchmarks.downstream.folds.raw_predictions import PREDICTIONS_NAME, write_predictions
+from benchmarks.downstream.folds.report_results import write_results
 from benchmarks.downstream.folds.results_of_set import Difference, SetResults
 from benchmarks.downstream.sets import file_name
-from unimol_scale import config as strict
 from unimol_scale.common.files import commit_text
 from unimol_scale.common.report.markdown import markdown_table
 from unimol_scale.downstream.comparison.compare import Comparison
@@ -34,22 +32,35 @@ def write_fold_report(path: Path, command: str, results: Sequence[SetResults]) -
     """
     folder = path.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [*_head(command, folder.name), *overview(results), *label_efficiency(results, folder), *_frozen(results)]
+    place = f"{processor()}, Python {platform.python_version()}, torch {torch.__version__}"
+    made = f"{datetime.datetime.now(datetime.timezone.utc).date()}, {place}: `{command}`"
+    lines = [
+        *_head(made, results, folder.name),
+        *overview(results),
+        *label_efficiency(results, folder),
+        *_frozen(results),
+    ]
     for one in results:
         lines += _of_set(one, folder)
     commit_text(path, "\n".join(lines))
-    tree = {"command": command, "sets": [_tree(one) for one in results]}
-    commit_text(folder / "results.json", json.dumps(tree, indent=1) + "\n")
+    write_results(folder, made, results)
     write_predictions(folder / PREDICTIONS_NAME, results)
 
 
-def _head(command: str, folder: str) -> list[str]:
+def _head(made: str, results: Sequence[SetResults], folder: str) -> list[str]:
+    earlier: dict[str, list[str]] = {}
+    for one in results:
+        if one.made:
+            earlier.setdefault(one.made, []).append(f"{one.set} {one.fraction:.0%}")
+    taken = [
+        f"- from an earlier report, with its predictions rounded to 0.4 %: {', '.join(sets)}; {of_earlier}"
+        for of_earlier, sets in earlier.items()
+    ]
     return [
         "# The benefit of pretraining downstream, by cross-validation",
         "",
-        f"- {datetime.datetime.now(datetime.timezone.utc).date()}, {processor()}, Python {platform.python_version()}, "
-        f"torch {torch.__version__}",
-        f"- `{command}`",
+        f"- {made}",
+        *taken,
         "- means over folds of the test scores at each model's best epoch on validation, with one and the same "
         "settings for all starts; where several learning rates were tried, each fold takes the one that is best on its "
         "validation rows",
@@ -152,30 +163,3 @@ def _rates(one: SetResults) -> list[str]:
         said.append(f"{start.result.name}: {', '.join(counts)}")
     several = len({rate for start in one.starts for rate in start.rates.values()}) > 1
     return [f"Learning rates: {'; '.join(said)}.", ""] if several else []
-
-
-def _tree(one: SetResults) -> dict[str, object]:
-    """Return the numbers without places on this machine."""
-    everything = [*one.all_results, *one.baselines]
-    to_scratch = {start.result.name: one.to_scratch(start) for start in one.starts}
-    to_reference = {
-        f"{start.result.name} − {reference.name}": one.to_reference(start, reference.name)
-        for reference in one.references
-        for start in one.starts
-    }
-    freezing = {probe.result.name: one.to_fine_tuned(probe) for probe in one.probes}
-    comparison = None if one.comparison is None else strict.to_tree(replace(one.comparison, folders=()))
-    return {
-        "set": one.set,
-        "fraction": one.fraction,
-        "fold_scores": {result.name: result.scores_J.tolist() for result in everything},
-        "rates": {start.result.name: list(start.rates.values()) for start in one.starts},
-        "comparison": comparison,
-        "to_scratch": _trees(to_scratch),
-        "to_references": _trees(to_reference),
-        "to_fine_tuned": _trees(freezing),
-    }
-
-
-def _trees(differences: dict[str, Difference | None]) -> dict[str, object]:
-    return {name: strict.to_tree(one) for name, one in differences.items() if one is not None}

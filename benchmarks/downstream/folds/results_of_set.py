@@ -142,6 +142,7 @@ class SetResults:
         references: what needs no pretraining: the best fingerprint baseline first, if there is one, and other tools.
         baselines: the fingerprint baselines one by one, for their means.
         probes: linear models on the vectors of the starts.
+        made: for results of an earlier report, when, where and by which command it was made; otherwise "".
     """
 
     set: str
@@ -150,6 +151,7 @@ class SetResults:
     references: tuple[FoldResult, ...] = ()
     baselines: tuple[FoldResult, ...] = ()
     probes: tuple[Probe, ...] = ()
+    made: str = ""
 
     def __post_init__(self) -> None:
         check_alike(self.all_results)

@@ -11,6 +11,7 @@ from benchmarks.downstream.folds.fold_data import FoldData, SetRows, kept_result
 from benchmarks.downstream.folds.fold_probes import FrozenModel, fit_probe
 from benchmarks.downstream.folds.fold_report import write_fold_report
 from benchmarks.downstream.folds.other_tools import read_external, write_folds
+from benchmarks.downstream.folds.report_results import read_results
 from benchmarks.downstream.folds.results_of_set import ChosenStart, Probe, SetResults, best_by_validation
 from benchmarks.downstream.sets import SCRATCH, SETS, chosen_sets, data_of, file_name, repeats_of, settings, twin
 from unimol_scale.downstream.comparison.fold_results import FoldResult, read_fold_result
@@ -70,10 +71,24 @@ def run_folds(options: argparse.Namespace, starts: dict[str, str]) -> None:
                 print(write_folds(options.splits, cells.data(fraction)))
                 continue
             found.append(cells.results(fraction, everything, external))
-    whole = [one for one in found if one.all_results]
+    whole = with_earlier([one for one in found if one.all_results], options.earlier)
     if options.output and whole:
         write_fold_report(options.output, as_started("python -m benchmarks.downstream.gains"), whole)
         print(options.output)
+
+
+def with_earlier(found: list[SetResults], earlier: Path | None) -> list[SetResults]:
+    """Return results in the order of the sets, with those of an earlier report for what was not found now.
+
+    Args:
+        found: each of one set and share of the labels.
+        earlier: folder of the report; None: there is none.
+    """
+    kept = read_results(earlier) if earlier else []
+    now = {(one.set, one.fraction) for one in found}
+    everything = [*found, *(one for one in kept if (one.set, one.fraction) not in now)]
+    order = list(SETS)
+    return sorted(everything, key=lambda one: (order.index(one.set), -one.fraction))
 
 
 def _named(text: str) -> tuple[str, Path]:

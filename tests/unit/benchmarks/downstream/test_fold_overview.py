@@ -8,46 +8,7 @@ from benchmarks.downstream.folds.fold_baselines import BEST
 from benchmarks.downstream.folds.label_efficiency import label_efficiency
 from benchmarks.downstream.folds.overview import overview, plus_minus
 from benchmarks.downstream.folds.raw_predictions import write_predictions
-from benchmarks.downstream.folds.results_of_set import ChosenStart, Family, Probe, SetResults
-from tests.helpers.fold_folders import write_folds
-from unimol_scale.downstream.comparison.fold_results import read_fold_result
-
-LABELS = np.random.default_rng(1).normal(size=90)
-CLASSES = (np.random.default_rng(2).random(90) < 0.5).astype(float)
-
-
-@pytest.fixture
-def results(tmp_path):
-    """Return the results of a set, each with an error of so much."""
-
-    def make(name, fraction=1.0, metric="rmse", *, seeds=1, **errors):
-        labels = LABELS if metric == "rmse" else CLASSES
-
-        def one(said, at):
-            folder = tmp_path / f"{name}-{fraction:g}-{at}"
-            write_folds(folder, labels, errors[said], metric=metric, chance=at + round(1000 * fraction), seeds=seeds)
-            shown = {"baseline": BEST, "scratch": "scratch (denoise)"}.get(said, said.replace("_", " "))
-            return read_fold_result(shown, folder)
-
-        found = {said: one(said, at) for at, said in enumerate(errors)}
-        starts = [said for said in ("denoise", "scratch") if said in found]
-        return SetResults(
-            set=name,
-            fraction=fraction,
-            starts=tuple(
-                ChosenStart(
-                    result=found[s],
-                    rates={},
-                    scratch="scratch (denoise)" if s == "denoise" else "",
-                    is_scratch=s == "scratch",
-                )
-                for s in starts
-            ),
-            references=tuple(found[said] for said in ("baseline", "chemprop") if said in found),
-            probes=tuple(Probe(result=found[s], start="denoise") for s in ("probe_of_denoise",) if s in found),
-        )
-
-    return make
+from benchmarks.downstream.folds.results_of_set import Family
 
 
 def test_marks_and_counts_say_what_is_surely_better_and_worse(results):
