@@ -19,7 +19,7 @@ from unimol_scale.common.report.markdown import markdown_table
 from unimol_scale.downstream.comparison.compare import Comparison
 from unimol_scale.downstream.comparison.comparison_report import draw_intervals
 
-DIFFERENCE_COLUMNS = ("difference", "95 % interval", "sure", "p", "folds better")
+DIFFERENCE_COLUMNS = ("difference", "95 % interval", "significant", "p", "folds better")
 
 
 def write_fold_report(path: Path, command: str, results: Sequence[SetResults]) -> None:
@@ -68,10 +68,10 @@ def _head(made: str, results: Sequence[SetResults], folder: str) -> list[str]:
         "each fold the one that is best on its validation rows; probes: a ridge or logistic regression on the vectors "
         "of the frozen model, whose penalty is chosen likewise",
         "- intervals: 95 %, corrected for the training rows that folds share (`unimol_scale.downstream.comparison`); "
-        "sure is a difference whose interval excludes 0. The intervals of a family hold for all its pairs together: "
-        "the fine-tuned starts with scratch; the pretrained ones with the baseline, and with each other tool; the "
-        "probes; the probes with the baseline. What freezing costs, and scratch with the baseline, are pairs by "
-        "themselves",
+        "a difference whose interval excludes 0 is significant. The intervals of a family hold for all its pairs "
+        "together: the fine-tuned starts with scratch; the pretrained ones with the baseline, and with each other "
+        "tool; the probes; the probes with the baseline. What freezing costs, and scratch with the baseline, are "
+        "pairs by themselves",
         f"- raw out-of-fold predictions: {folder}/{PREDICTIONS_NAME}",
         "",
     ]
@@ -93,7 +93,7 @@ def _frozen(results: Sequence[SetResults]) -> list[str]:
     return [
         "## Frozen models",
         "",
-        "Differences with their 95 % intervals; in bold what is sure.",
+        "Differences with their 95 % intervals; in bold what is significant.",
         "",
         *markdown_table(header, rows),
         "",
@@ -104,7 +104,7 @@ def _short(difference: Difference | None) -> str:
     if difference is None:
         return "–"
     text = f"{difference.value:+.3g} ({difference.interval.low:+.3g} to {difference.interval.high:+.3g})"
-    return f"**{text}**" if difference.is_sure else text
+    return f"**{text}**" if difference.is_significant else text
 
 
 def _of_set(one: SetResults, folder: Path) -> list[str]:
@@ -133,10 +133,10 @@ def _reference_rows(one: SetResults) -> list[list[str]]:
             name = f"{start.result.name} − {reference.name}"
             rows.append(
                 [
-                    f"**{name}**" if found.is_sure else name,
+                    f"**{name}**" if found.is_significant else name,
                     f"{found.value:+.3g}",
                     f"{found.interval.low:+.3g} to {found.interval.high:+.3g}",
-                    "no" if not found.is_sure else "better" if found.is_surely_better else "worse",
+                    "no" if not found.is_significant else "better" if found.is_significantly_better else "worse",
                     f"{found.p:.2g}",
                     f"{found.folds_better} of {found.folds}",
                 ]
@@ -145,10 +145,10 @@ def _reference_rows(one: SetResults) -> list[list[str]]:
 
 
 def _bold(comparison: Comparison) -> list[str]:
-    """Return the table of pairs with those in bold that are sure."""
+    """Return the table of pairs with those in bold that are significant."""
     lines = comparison.pair_table()
     for at, pair in enumerate(comparison.pairs, start=2):
-        if pair.is_sure:
+        if pair.is_significant:
             cells = lines[at].split(" | ")
             lines[at] = " | ".join([f"| **{cells[0].removeprefix('| ')}**", *cells[1:]])
     return lines

@@ -1,4 +1,4 @@
-"""The overview: every set and result with its interval, which differences are significant ("sure"), and how many."""
+"""The overview: every set and result with its interval, which differences are significant, and how many."""
 
 import math
 from collections.abc import Sequence
@@ -12,12 +12,17 @@ from unimol_scale.downstream.fold_statistics import corrected_interval
 
 ABOVE_SCRATCH, BELOW_SCRATCH, ABOVE_BASELINE, BELOW_BASELINE = "↑", "↓", "▲", "▼"
 LEGEND = (
-    f"Mean of the folds ± half of its 95 % interval. {ABOVE_SCRATCH} surely better than the same model from random "
-    f"weights, {BELOW_SCRATCH} surely worse; {ABOVE_BASELINE} surely better than the {BEST}, {BELOW_BASELINE} surely "
-    "worse. No mark: no sure difference. A difference is sure by the test of the paired scores of the folds, not "
-    "by whether these intervals overlap."
+    f"Mean of the folds ± half of its 95 % interval. {ABOVE_SCRATCH} significantly better than the same model from "
+    f"random weights, {BELOW_SCRATCH} significantly worse; {ABOVE_BASELINE} significantly better than the {BEST}, "
+    f"{BELOW_BASELINE} significantly worse. No mark: no significant difference. This is the test of the paired scores "
+    "of the folds, not whether these intervals overlap."
 )
-COUNT_COLUMNS = ("surely better", "no sure difference", "of these with the better mean", "surely worse")
+COUNT_COLUMNS = (
+    "significantly better",
+    "no significant difference",
+    "of these with the better mean",
+    "significantly worse",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +30,10 @@ class Counts:
     """On how many sets a start is better or worse than something.
 
     Attributes:
-        better: surely.
-        open: no sure difference.
+        better: significantly.
+        open: no significant difference.
         open_with_better_mean: of these, with the better mean.
-        worse: surely.
+        worse: significantly.
     """
 
     better: int
@@ -39,12 +44,12 @@ class Counts:
     @classmethod
     def of(cls, differences: Sequence[Difference]) -> "Counts":
         """Count differences, one a set."""
-        unsure = [one for one in differences if not one.is_sure]
+        open_ones = [one for one in differences if not one.is_significant]
         return cls(
-            better=sum(one.is_surely_better for one in differences),
-            open=len(unsure),
-            open_with_better_mean=sum(one.has_better_mean for one in unsure),
-            worse=sum(one.is_surely_worse for one in differences),
+            better=sum(one.is_significantly_better for one in differences),
+            open=len(open_ones),
+            open_with_better_mean=sum(one.has_better_mean for one in open_ones),
+            worse=sum(one.is_significantly_worse for one in differences),
         )
 
     @property
@@ -83,8 +88,8 @@ def _marks(results: SetResults, start: ChosenStart) -> str:
         (results.to_scratch(start), ABOVE_SCRATCH, BELOW_SCRATCH),
         (results.to_reference(start, BEST), ABOVE_BASELINE, BELOW_BASELINE),
     ):
-        if difference is not None and difference.is_sure:
-            marks += above if difference.is_surely_better else below
+        if difference is not None and difference.is_significant:
+            marks += above if difference.is_significantly_better else below
     return f" {marks}" if marks else ""
 
 
@@ -109,11 +114,11 @@ def _count_lines(results: Sequence[SetResults]) -> list[str]:
         baseline = Counts.of([each for one, start in found if (each := one.to_reference(start, BEST)) is not None])
         words = []
         if scratch.sets:
-            words.append(f"surely better than scratch on {scratch.better} of {scratch.sets} sets")
-            words.append(f"surely worse on {scratch.worse}")
+            words.append(f"significantly better than scratch on {scratch.better} of {scratch.sets} sets")
+            words.append(f"significantly worse on {scratch.worse}")
         if baseline.sets:
             equal = baseline.better + baseline.open
-            words.append(f"better than or not surely different from the {BEST} on {equal} of {baseline.sets}")
+            words.append(f"better than or not significantly different from the {BEST} on {equal} of {baseline.sets}")
         if words:
             said.append(f"- {name}: {', '.join(words)}")
         for what, counts in (("scratch", scratch), (BEST, baseline)):

@@ -56,7 +56,7 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """The difference of two results, and whether it is sure.
+    """The difference of two results, and whether it is significant.
 
     Attributes:
         value: score of the one minus that of the other, mean over folds.
@@ -75,24 +75,24 @@ class Difference:
     higher_is_better: bool
 
     @property
-    def is_sure(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether the interval excludes no difference."""
         return not self.interval.holds(0.0)
 
     @property
     def has_better_mean(self) -> bool:
-        """Whether the one has the better mean score, sure or not."""
+        """Whether the one has the better mean score, significant or not."""
         return self.value != 0.0 and (self.value > 0.0) == self.higher_is_better
 
     @property
-    def is_surely_better(self) -> bool:
-        """Whether the one is better, and that is sure."""
-        return self.is_sure and self.has_better_mean
+    def is_significantly_better(self) -> bool:
+        """Whether the one is better, and significantly so."""
+        return self.is_significant and self.has_better_mean
 
     @property
-    def is_surely_worse(self) -> bool:
-        """Whether the one is worse, and that is sure."""
-        return self.is_sure and not self.has_better_mean
+    def is_significantly_worse(self) -> bool:
+        """Whether the one is worse, and significantly so."""
+        return self.is_significant and not self.has_better_mean
 
 
 class Family:

@@ -1,4 +1,4 @@
-"""The overview marks and counts what is sure; the gain is followed over the labels; all predictions are kept."""
+"""The overview marks and counts what is significant; the gain is followed over the labels; all predictions are kept."""
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,7 +11,7 @@ from benchmarks.downstream.folds.raw_predictions import write_predictions
 from benchmarks.downstream.folds.results_of_set import Family
 
 
-def test_marks_and_counts_say_what_is_surely_better_and_worse(results):
+def test_marks_and_counts_say_what_is_significantly_better_and_worse(results):
     lines = overview(
         [
             results("A", denoise=0.2, scratch=1.0, baseline=0.6),
@@ -28,7 +28,7 @@ def test_marks_and_counts_say_what_is_surely_better_and_worse(results):
     assert cells["A"][5] == "– |"
     assert cells["A"][1] == "3 folds × 2 repeats"
     said = (
-        "- denoise: surely better than scratch on 1 of 3 sets, surely worse on 1, better than or not surely different "
+        "- denoise: significantly better than scratch on 1 of 3 sets, significantly worse on 1, better than or not significantly different "
         f"from the {BEST} on 1 of 3"
     )
     assert said in lines
@@ -45,8 +45,8 @@ def test_a_difference_is_the_same_from_both_ends(results):
     assert (there.interval.low, there.interval.high) == (-back.interval.high, -back.interval.low)
     better = int((one.main[0].scores_J < one.main[2].scores_J).sum())
     assert (there.folds_better, back.folds_better) == (better, 6 - better)
-    assert there.is_surely_better
-    assert back.is_surely_worse
+    assert there.is_significantly_better
+    assert back.is_significantly_worse
     assert one.to_reference(one.starts[0], BEST) == there
     assert one.to_reference(one.starts[0], "chemprop") is None
 
