@@ -148,7 +148,7 @@ def _bold(comparison: Comparison) -> list[str]:
     """Return the table of pairs with those in bold that are significant."""
     lines = comparison.pair_table()
     for at, pair in enumerate(comparison.pairs, start=2):
-        if pair.is_significant:
+        if pair.is_sure:
             cells = lines[at].split(" | ")
             lines[at] = " | ".join([f"| **{cells[0].removeprefix('| ')}**", *cells[1:]])
     return lines

@@ -69,7 +69,7 @@ class ComparedPair:
     folds_better: int
 
     @property
-    def is_significant(self) -> bool:
+    def is_sure(self) -> bool:
         """Whether the difference is significant: the corrected simultaneous interval excludes 0."""
         return not self.interval.holds(0.0)
 
@@ -121,7 +121,7 @@ class Comparison:
     def headline(self) -> str:
         """Return in words which result is better, and whether the difference is significant."""
         best, *others = self.ranking
-        ties = [pair.worse for pair in self.pairs if pair.better == best and not pair.is_significant]
+        ties = [pair.worse for pair in self.pairs if pair.better == best and not pair.is_sure]
         name = self.names[best]
         if not ties:
             than = self.names[others[0]] if len(others) == 1 else f"all {len(others)} others"
@@ -149,7 +149,7 @@ class Comparison:
                     f"{self.names[pair.better]} − {self.names[pair.worse]}",
                     f"{pair.difference:+.3g}",
                     _shown(pair.interval, sign="+"),
-                    "yes" if pair.is_significant else "no",
+                    "yes" if pair.is_sure else "no",
                     f"{pair.p:.2g}",
                     f"{pair.folds_better} of {self.folds}",
                     "" if math.isnan(pair.effect) else f"{pair.effect:.2f}",

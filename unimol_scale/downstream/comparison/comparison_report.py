@@ -68,7 +68,7 @@ def draw_intervals(path: Path, comparison: Comparison) -> None:
     axes = figure.subplots()
     axes.axvline(0.0, color="black", lw=1)
     for place, pair in enumerate(pairs):
-        colour = BLUE if pair.is_significant else GREY
+        colour = BLUE if pair.is_sure else GREY
         axes.plot((pair.interval.low, pair.interval.high), (place, place), color=colour, lw=1.5)
         axes.plot((pair.uncorrected.low, pair.uncorrected.high), (place, place), color=colour, lw=5, alpha=0.35)
         axes.plot(pair.difference, place, "o", color=colour, ms=6)

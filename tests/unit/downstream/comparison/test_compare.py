@@ -34,7 +34,7 @@ def test_the_model_with_the_smaller_error_is_surely_better_and_a_tie_is_told(tmp
         assert pair.interval.low < pair.difference < pair.interval.high
         assert pair.uncorrected.high - pair.uncorrected.low < pair.interval.high - pair.interval.low
         assert pair.rows.low < pair.difference < pair.rows.high
-        assert pair.is_significant is (pair.worse == 0)
+        assert pair.is_sure is (pair.worse == 0)
         assert (pair.folds_better == 9) is (pair.worse == 0)
     assert [pair.worse for pair in found.pairs].count(0) == 2
     first, second = (found.names[at] for at in found.ranking[:2])
@@ -61,7 +61,7 @@ def test_the_same_predictions_are_no_better(tmp_path):
     one = write_folds(tmp_path / "one", LABELS, 0.5)
     found = compare_folds([one, shutil.copytree(one, tmp_path / "two")])
     (pair,) = found.pairs
-    assert (pair.difference, pair.p, pair.is_significant, pair.folds_better) == (0.0, 1.0, False, 0)
+    assert (pair.difference, pair.p, pair.is_sure, pair.folds_better) == (0.0, 1.0, False, 0)
     assert (pair.rows.low, pair.rows.high) == (0.0, 0.0)
     assert "not significantly better" in found.headline()
 
