@@ -1,13 +1,14 @@
 """Feed the builder generated rows by the million, and the trainer a store of 838 million molecules; extrapolate.
 
     python -m benchmarks.build.billion --rows 1000000 10000000 --directory /fast/disk
+    python -m benchmarks.build.billion --rows 100000000 --selection-only --directory /fast/disk
 
 Each build runs in a process of its own: curation and conformers are replaced by generated files of the same names and
 columns (``generated_rows``); jobs, selection, assembly and report are the builder's own. Then the store of the largest
 build is named again until it has 838 million molecules (``training_path``), and a rank begins there at the first step
 and at a late one. Processor time is what counts on a shared machine. About 0.6 kB of disk are needed for each row,
-twice. Measurements are kept in benchmarks/results/billion/, and benchmarks/results/billion.md shows all of them. Linux
-only (/proc).
+twice; up to the selection (--selection-only), 60 bytes. Measurements are kept in benchmarks/results/billion/, and
+benchmarks/results/billion.md shows all of them. Linux only (/proc).
 """
 
 import argparse
@@ -46,6 +47,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--task-size", type=int, default=1000, help="rows per piece; the default is that of configs/build/uni-mol2.yaml"
     )
+    parser.add_argument(
+        "--selection-only",
+        action="store_true",
+        help="end each build after curation and selection, and start no training",
+    )
     parser.add_argument("--workers", type=int, default=usable_cores())
     parser.add_argument("--batch-size", type=int, default=1024, help="molecules per training step")
     parser.add_argument("--ranks", type=int, default=64, help="ranks of the simulated run; only rank 0 is started")
@@ -69,13 +75,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for rows in options.rows:
             store = Path(folder) / f"store-{rows}"
             job = {"rows": rows, "output": str(store), "workers": options.workers, "task_size": options.task_size}
-            _keep(options.output, f"build-{rows:012d}", _alone(job))
-        many = repeat_shards(store, Path(folder) / "many", MOLECULES)
-        common = {"store": str(many), "batch_size": options.batch_size, "ranks": options.ranks, "steps": options.steps}
-        beginnings = ({"step": 0}, {"step": LATE_STEP}, {"step": LATE_STEP, "window": WINDOW})
-        for at, beginning in enumerate(beginnings):
-            _keep(options.output, f"training-{at}", _alone({**common, **beginning}))
+            _keep(options.output, f"build-{rows:012d}", _alone({**job, "selection_only": options.selection_only}))
+        if not options.selection_only:
+            _train(options, store, Path(folder) / "many")
     deliver(report(options.output.with_suffix(""), options), options.output)
+
+
+def _train(options: argparse.Namespace, store: Path, folder: Path) -> None:
+    """Begin training, in three ways, from a store whose shards are named again and again."""
+    many = repeat_shards(store, folder, MOLECULES)
+    common = {"store": str(many), "batch_size": options.batch_size, "ranks": options.ranks, "steps": options.steps}
+    beginnings = ({"step": 0}, {"step": LATE_STEP}, {"step": LATE_STEP, "window": WINDOW})
+    for at, beginning in enumerate(beginnings):
+        _keep(options.output, f"training-{at}", _alone({**common, **beginning}))
 
 
 def _keep(output: Path, name: str, measured: Tree) -> None:
@@ -112,7 +124,8 @@ def _measure(job: Tree) -> None:
     """Do one measurement and print it as JSON on the last line."""
     measured: Measured | FirstSteps
     if "rows" in job:
-        measured = simulate(build_config(job["rows"], Path(job["output"]), job["workers"], job["task_size"]))
+        config = build_config(job["rows"], Path(job["output"]), job["workers"], job["task_size"])
+        measured = simulate(config, selection_only=job["selection_only"])
     else:
         settings = {name: job[name] for name in ("batch_size", "ranks", "steps")}
         measured = begin(Path(job["store"]), job["step"], job.get("window"), **settings)

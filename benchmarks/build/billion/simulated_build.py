@@ -76,7 +76,7 @@ class Folder:
 
 @dataclasses.dataclass(kw_only=True)
 class Measured:
-    """What one simulated build showed, with the counts of its store."""
+    """What one simulated build showed, with the counts of its store; no counts if it ended with the selection."""
 
     rows: int
     passes: tuple[Pass, ...]
@@ -200,14 +200,18 @@ def generated_unit(rows: int) -> Unit:
     return Unit(number=0, source=0, name="generated rows", read=read, anywhere=False)
 
 
-def simulate(config: BuildConfig) -> Measured:
-    """Build a store of generated rows, ``source.limit`` of them."""
+def simulate(config: BuildConfig, *, selection_only: bool = False) -> Measured:
+    """Build a store of generated rows, ``source.limit`` of them.
+
+    Args:
+        config: of the build.
+        selection_only: stop before conformers, which need a hundred times the disk.
+    """
     assert config.source is not None
     assert config.source.limit is not None
     output, rows = config.directory.absolute(), config.source.limit
     plan, work = workspace.plan_build(config), output / workspace.WORK_NAME
     workspace.claim(output, plan, config.task_size)
-    folders = []
     with MemoryWatch() as watch, workspace.locked(output), on_ray(config) as executor:
         clock = Clock(watch)
         with executor.show(CURATED, None, None) as progress:
@@ -220,6 +224,9 @@ def simulate(config: BuildConfig) -> Measured:
         run = functools.partial(run_all, max_in_flight=3 * config.num_workers, memory=JOB_MEMORY_BYTES)
         selection = Passes(work=work, config=config).run(TimedRunner(SpreadJobs(work, run), clock))
         clock.done("selection: names of scaffolds, summary")
+        if selection_only:
+            folders = [on_disk(work / kind) for kind in (CURATED, "selected")]
+            return Measured(rows=rows, passes=tuple(clock.passes), folders=tuple(folders), counts={})
         with executor.show(CONFORMERS, selection.num_kept, None) as progress:
             jobs = conformer_jobs(config, work, selection, progress.skip)
             stage = StageWork(name=CONFORMERS, task=Generate(config.task_size), bury=_no_burial)
@@ -230,7 +237,7 @@ def simulate(config: BuildConfig) -> Measured:
         store = Store(output, manifest, manifest.to_json())
         write_report(store, output / assemble.FAILURES_NAME, work, executor.run_all)
         clock.done("report")
-        folders += [on_disk(work / kind) for kind in (CURATED, CONFORMERS, FAILURES, "selected")]
+        folders = [on_disk(work / kind) for kind in (CURATED, CONFORMERS, FAILURES, "selected")]
         folders += [on_disk(output / name) for name in manifest.splits]
         clock.start()
         workspace.sweep(output)

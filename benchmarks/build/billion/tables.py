@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from benchmarks.build.billion.simulated_build import Measured
+from benchmarks.build.billion.simulated_build import Measured, Pass
 from benchmarks.build.billion.training_path import FirstSteps
 from unimol_scale.common.report.markdown import markdown_table
 
@@ -12,8 +12,21 @@ Lines = list[str]
 
 
 def build_tables(builds: Sequence[Measured]) -> Lines:
-    """Return the tables of all builds and of a billion rows, from the largest of them."""
+    """Return the tables of all builds and of a billion rows: each pass from the largest build that had it.
+
+    Args:
+        builds: from the smallest to the largest.
+    """
     return [*_seconds(builds), *_memory(builds), *_disk(builds), *_extrapolated(builds)]
+
+
+def _names(builds: Sequence[Measured]) -> list[str]:
+    """Return the names of all passes in their order: a build that ended early had the first of them."""
+    return [one.name for one in max((build.passes for build in builds), key=len)]
+
+
+def _pass(build: Measured, name: str) -> Pass | None:
+    return next((one for one in build.passes if one.name == name), None)
 
 
 def _by_rows(builds: Sequence[Measured]) -> list[str]:
@@ -22,10 +35,10 @@ def _by_rows(builds: Sequence[Measured]) -> list[str]:
 
 def _seconds(builds: Sequence[Measured]) -> Lines:
     rows = []
-    for passes in zip(*(build.passes for build in builds), strict=True):
-        each = [(one, build.rows / MILLION) for one, build in zip(passes, builds, strict=True)]
-        cells = [f"{one.driver_s / m:.2f} + {one.tasks_s / m:.2f} ({one.seconds / m:.1f})" for one, m in each]
-        rows.append((passes[0].name, *cells))
+    for name in _names(builds):
+        each = [(_pass(build, name), build.rows / MILLION) for build in builds]
+        cells = [f"{a.driver_s / m:.2f} + {a.tasks_s / m:.2f} ({a.seconds / m:.1f})" if a else "–" for a, m in each]
+        rows.append((name, *cells))
     return [
         "## Seconds per million rows",
         "",
@@ -39,9 +52,10 @@ def _seconds(builds: Sequence[Measured]) -> Lines:
 
 def _memory(builds: Sequence[Measured]) -> Lines:
     rows = []
-    for passes in zip(*(build.passes for build in builds), strict=True):
-        cells = [f"{one.driver_bytes / MIB:,.0f}, {one.task_bytes / MIB:,.0f}" for one in passes]
-        rows.append((passes[0].name, *cells))
+    for name in _names(builds):
+        each = [_pass(build, name) for build in builds]
+        cells = [f"{one.driver_bytes / MIB:,.0f}, {one.task_bytes / MIB:,.0f}" if one else "–" for one in each]
+        rows.append((name, *cells))
     return [
         "## Largest memory, MiB",
         "",
@@ -54,11 +68,13 @@ def _memory(builds: Sequence[Measured]) -> Lines:
 
 def _disk(builds: Sequence[Measured]) -> Lines:
     rows = []
-    for folders in zip(*(build.folders for build in builds), strict=True):
-        cells = []
-        for folder, build in zip(folders, builds, strict=True):
-            cells.append(f"{folder.bytes / build.rows:,.1f}; {folder.files:,}; {folder.most:,}")
-        rows.append((f"{folders[0].name}/", *cells))
+    for name in [one.name for one in max((build.folders for build in builds), key=len)]:
+        each = [next((one for one in build.folders if one.name == name), None) for build in builds]
+        cells = [
+            f"{one.bytes / build.rows:,.1f}; {one.files:,}; {one.most:,}" if one else "–"
+            for one, build in zip(each, builds, strict=True)
+        ]
+        rows.append((f"{name}/", *cells))
     return [
         "## On disk",
         "",
@@ -70,25 +86,34 @@ def _disk(builds: Sequence[Measured]) -> Lines:
 
 
 def _extrapolated(builds: Sequence[Measured]) -> Lines:
-    largest = builds[-1]
-    times = ZINC20_ROWS / largest.rows
     rows = []
-    for one in largest.passes:
-        hours = [seconds * times / 3600 for seconds in (one.driver_s, one.tasks_s)]
-        growth = "–"
-        if len(builds) > 1:
-            before, now = (next(p for p in b.passes if p.name == one.name) for b in (builds[0], largest))
-            growth = f"{(now.driver_bytes - before.driver_bytes) / MIB:+,.0f}"
-        rows.append((one.name, f"{hours[0]:.2f}", f"{hours[1]:.1f}", growth))
-    size = sum(folder.bytes for folder in largest.folders) * times / GB
-    files = sum(folder.files for folder in largest.folders) * times / MILLION
+    for name in _names(builds):
+        had = [(build, one) for build in builds if (one := _pass(build, name)) is not None]
+        (first, before), (largest, now) = had[0], had[-1]
+        times = ZINC20_ROWS / largest.rows
+        hours = [seconds * times / 3600 for seconds in (now.driver_s, now.tasks_s)]
+        growth, whole = "–", "–"
+        if largest is not first:
+            grown = (now.driver_bytes - before.driver_bytes) / MIB
+            growth = f"{grown:+,.0f}"
+            whole = f"{now.driver_bytes / MIB + max(grown, 0) / (largest.rows - first.rows) * ZINC20_ROWS:,.0f}"
+        rows.append((name, f"{largest.rows:,}", f"{hours[0]:.2f}", f"{hours[1]:.1f}", growth, whole))
+    disk = []
+    for largest in [build for build in builds if build.counts][-1:]:
+        times = ZINC20_ROWS / largest.rows
+        size = sum(folder.bytes for folder in largest.folders) * times / GB
+        files = sum(folder.files for folder in largest.folders) * times / MILLION
+        disk = [f"{size:,.0f} GB and {files:.1f} million files while it runs, the store among them.", ""]
+    columns = ("pass", "from", "driver, hours", "tasks, core-hours", "driver's growth, MiB", "if it goes on so, MiB")
     return [
         f"## {ZINC20_ROWS:,} rows, in proportion to the largest build",
         "",
-        *markdown_table(("pass", "driver, hours", "tasks, core-hours", "driver's growth, MiB"), rows),
+        "Of each pass, the largest build that had it. The driver's growth is its largest memory there less that in the "
+        "smallest build.",
         "",
-        f"{size:,.0f} GB and {files:.1f} million files while it runs, the store among them.",
+        *markdown_table(columns, rows),
         "",
+        *disk,
     ]
 
 

@@ -47,11 +47,37 @@ def test_records_are_a_store_s() -> None:
 def test_the_tables_say_what_a_billion_rows_take() -> None:
     one = Pass(name="assembly", seconds=3.6, driver_s=0.36, tasks_s=3.6, driver_bytes=2**20, task_bytes=2**20)
     folder = Folder(name="train", bytes=500_000_000, files=20, most=20)
-    build = Measured(rows=1_000_000, passes=(one,), folders=(folder,), counts={})
+    build = Measured(rows=1_000_000, passes=(one,), folders=(folder,), counts={"stored": 1})
     text = "\n".join(build_tables([build]))
     assert "| assembly | 0.36 + 3.60 (3.6) |" in text
-    assert "| assembly | 0.10 | 1.0 | – |" in text
+    assert "| assembly | 1,000,000 | 0.10 | 1.0 | – | – |" in text
     assert "503 GB and 0.0 million files" in text
+
+
+def test_a_build_that_ended_with_the_selection_is_compared_as_far_as_it_went() -> None:
+    def measured(name: str, rows: int, driver_mib: int) -> Pass:
+        s = rows / 1_000_000
+        return Pass(
+            name=name, seconds=s, driver_s=s, tasks_s=s, driver_bytes=driver_mib * 2**20, task_bytes=rows,
+        )  # fmt: skip
+
+    folders = tuple(Folder(name=name, bytes=1_000_000, files=1, most=1) for name in ("curated", "train"))
+    small = Measured(
+        rows=1_000_000,
+        passes=(measured("selection", 1_000_000, 100), measured("assembly", 1_000_000, 110)),
+        folders=folders,
+        counts={"stored": 1},
+    )
+    large = Measured(rows=11_000_000, passes=(measured("selection", 11_000_000, 120),), folders=folders[:1], counts={})
+    text = "\n".join(build_tables([small, large]))
+    assert "| selection | 1.00 + 1.00 (1.0) | 1.00 + 1.00 (1.0) |" in text
+    assert "| assembly | 1.00 + 1.00 (1.0) | – |" in text
+    assert "| assembly | 110, 1 | – |" in text
+    assert "| train/ | 1.0; 1; 1 | – |" in text
+    # 20 MiB more for ten million rows more.
+    assert "| selection | 11,000,000 | 0.28 | 0.3 | +20 | 2,133 |" in text
+    assert "| assembly | 1,000,000 | 0.28 | 0.3 | – | – |" in text
+    assert "2 GB and 0.0 million files" in text
 
 
 def test_a_shard_with_as_many_links_as_there_can_be_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

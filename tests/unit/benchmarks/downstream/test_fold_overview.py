@@ -28,8 +28,8 @@ def test_marks_and_counts_say_what_is_significantly_better_and_worse(results):
     assert cells["A"][5] == "– |"
     assert cells["A"][1] == "3 folds × 2 repeats"
     said = (
-        "- denoise: significantly better than scratch on 1 of 3 sets, significantly worse on 1, better than or not significantly different "
-        f"from the {BEST} on 1 of 3"
+        "- denoise: significantly better than scratch on 1 of 3 sets, significantly worse on 1, better than or not "
+        f"significantly different from the {BEST} on 1 of 3"
     )
     assert said in lines
     text = "\n".join(lines)
