@@ -1,5 +1,6 @@
 """Text files read in ranges have the rows of the whole, whatever is wrong in them and wherever the ranges begin."""
 
+import dataclasses
 import gzip
 import io
 import tarfile
@@ -23,8 +24,6 @@ from tests.helpers.source_rows import plain
 from unimol_scale.errors import ConfigError
 
 SOURCES = {source.name: source for source in (XYZ, SDF, MOL2)}
-ANYWHERE = ["", " ", "\t\u00a0", "junk", "#", "@<TRIPOS>", "$$$", "\ud800 no UTF-8", "\ufeffmark", "\u2028"]
-XYZ_LINES = ["1", " 2 ", "3", "0", "3001", "123456789012", "1234567890123", "\u0663", "\u00a02", "\x1c1", "1 2", "-1"]
 
 
 def frame(elements: str, distance: float, comment: str = "") -> str:
@@ -32,38 +31,37 @@ def frame(elements: str, distance: float, comment: str = "") -> str:
     return "\n".join([str(len(elements)), comment, *atoms])
 
 
-XYZ_PIECES = [
-    *(frame("HHO", 0.8 + at / 100) for at in range(3)),
-    frame("HHO", 9.0),
-    frame("HO", 0.9, "name=x energy=1"),
-    frame("HHO", 0.9, "name=x energy=much"),
-    frame("CH", 1.1, "3"),
-    frame("CH", 1.1) + "\nC 9 9 9",
-    *XYZ_LINES,
-    "3\n3\n3\n3",
-    "H 0 0 0",
-    "H 0 1 no-number",
-    "8 0 1 1",
-]
-SDF_PIECES = [
-    "title",
-    "M  END",
-    "M  END\n> <a>\n1\n\n$$$$",
-    "name\n\n\n  0  0\nM  END\n$$$$",
-    "$$$$",
-    "$$$$ x",
-    " $$$$",
-]
-MOL2_PIECES = ["@<TRIPOS>MOLECULE", "@<TRIPOS>MOLECULES x", " @<TRIPOS>MOLECULE", "# by a program", MOL2_WATER[:-1]]
-PIECES = {"xyz": XYZ_PIECES, "sdf": SDF_PIECES, "mol2": MOL2_PIECES}
+# Whole items, and what may stand between, in, or in the place of them.
+ITEMS = {
+    "xyz": [
+        *(frame("HHO", 0.8 + at / 100) for at in range(3)),
+        frame("HHO", 9.0),
+        frame("CH", 1.1),
+        frame("HO", 0.9, "name=x energy=1"),
+        frame("HHO", 0.9, "name=x energy=much"),
+        frame("OH", 0.9, "3"),
+    ],
+    "sdf": [f"{name}\n\n\n  0  0\nM  END\n$$$$" for name in ("", "name", "\ufeffname")]
+    + ["M  END\n> <a>\n1\n\n$$$$ x"],
+    "mol2": [MOL2_WATER[:-1], MOL2_WATER[:-1].replace("water", "*****"), "@<TRIPOS>MOLECULES x"],
+}
+COUNTS = ["1", " 2 ", "0", "3001", "123456789012", "1234567890123", "\u0663", "\u00a02", "\x1c1", "1 2", "-1"]
+ODD = {
+    "xyz": [*COUNTS, "3\n3\n3\n3", "H 0 0 0", "H 0 1 no-number", "8 0 1 1"],
+    "sdf": ["$$$$", "$$$$ x", " $$$$", "$$$", "title", "M  END"],
+    "mol2": ["@<TRIPOS>MOLECULE", " @<TRIPOS>MOLECULE", "@<TRIPOS>", "# by a program", "#"],
+}
+BEGINNING = {"xyz": "0\njunk", "sdf": "$$$$", "mol2": "# by a program"}
+ODD_ANYWHERE = ["", " ", "\t\u00a0", "junk", "\ud800 no UTF-8", "\ufeffmark", "\u2028"]
 
 
 @st.composite
 def texts(draw: st.DrawFn, name: str) -> bytes:
     """Whole and damaged items in any order, with line ends of either kind, or of old Macs in places."""
-    pieces = draw(st.lists(st.one_of(st.sampled_from(PIECES[name]), st.sampled_from(ANYWHERE)), max_size=25))
-    ends = draw(st.sampled_from([["\n"], ["\r\n"], ["\n", "\n", "\r\n", "\r"]]))
-    lines = "\n".join(pieces).split("\n")
+    whole, odd = st.sampled_from(ITEMS[name]), st.sampled_from([*ODD[name], *ODD_ANYWHERE])
+    pieces = draw(st.lists(st.one_of(whole, whole, odd), max_size=25))
+    lines = "\n".join([*draw(st.sampled_from([[], [BEGINNING[name]]])), *pieces]).split("\n")
+    ends = draw(st.sampled_from([["\n"], ["\n"], ["\r\n"], ["\n", "\n", "\r\n", "\r"]]))
     text = "".join(line + draw(st.sampled_from(ends)) for line in lines)
     mark = draw(st.sampled_from(["", "", "\ufeff"]))
     data = (mark + text).encode("utf-8", "surrogatepass")
@@ -80,15 +78,16 @@ def ranges_of(config: SourceConfig, path: Path, most: int) -> list[FileRange]:
 
 
 @pytest.mark.parametrize("name", SOURCES)
-@given(data=st.data(), most=st.integers(1, 9), block=st.sampled_from([1, 13, 1 << 20]))
+@given(data=st.data(), most=st.sampled_from([2, 5, 1 << 12, 1 << 12]), block=st.sampled_from([1, 13, 1 << 20]))
 def test_ranges_of_a_text_have_the_rows_of_the_whole(
     tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject, most: int, block: int
 ) -> None:
     path = tmp_path_factory.getbasetemp() / f"some.{name}"
     path.write_bytes(data.draw(texts(name)))
-    group, size = data.draw(st.sampled_from([None, "name", "none"])), data.draw(st.sampled_from([2, 500]))
-    frames = FramesConfig(group=group, most=size) if name == "xyz" else FramesConfig()
-    config = SourceConfig(name=name, input=(str(path),), frames=frames)
+    config = SourceConfig(name=name, input=(str(path),))
+    if name == "xyz":
+        group, size = data.draw(st.sampled_from([None, "name", "none", "none"])), data.draw(st.sampled_from([2, 500]))
+        config = dataclasses.replace(config, frames=FramesConfig(group=group, most=size))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_ranges, "BLOCK_BYTES", block)
         ranges = ranges_of(config, path, most)
