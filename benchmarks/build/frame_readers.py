@@ -8,9 +8,9 @@ reader in a row of the source, checked, in the units of the store and joined wit
 library in what its loop yields. Each loop runs in a process of its own, half of it before the other and half after;
 rates are of its processor time. Memory is what is not a file's, after a tenth of the frames and at its largest.
 
-Then the builder's readers read the same file on Ray, with ``--readers`` processes: in ranges, or where the format has
-none, as several files. Their processor time includes handing the rows over; the clock begins with the first rows and
-means something on an idle machine only. Writes benchmarks/results/frame_readers.md. Linux only (/proc).
+Then the builder's readers read ranges of the same file on Ray, with ``--readers`` processes. Their processor time
+includes handing the rows over, but not finding the ranges; the clock begins with the first rows and means something on
+an idle machine only. Writes benchmarks/results/frame_readers.md. Linux only (/proc).
 """
 
 import argparse
@@ -119,9 +119,9 @@ def write_ase_db(path: Path, frames: int) -> None:
                 database.write(atoms, name=f"m{at}")
 
 
-def source_of(kind: str, *paths: Path) -> SourceConfig:
-    """Return the files as a source."""
-    return SourceConfig(name=kind, input=tuple(map(str, paths)), frames=FramesConfig(origin="dft"))
+def source_of(kind: str, path: Path) -> SourceConfig:
+    """Return a file as a source."""
+    return SourceConfig(name=kind, input=(str(path),), frames=FramesConfig(origin="dft"))
 
 
 def read_ours(kind: str, path: Path) -> Iterator[int]:
@@ -173,8 +173,6 @@ def read_on_readers(kind: str, path: Path, frames: int, readers: int) -> SeenOnR
     from conformer_gen.run.ray_reading import read_on_ray
 
     config, size = source_of(kind, path), path.stat().st_size
-    if config.kind.ranges is None:
-        config, frames = source_of(kind, *[path] * (UNITS_OF_A_READER * readers)), frames * UNITS_OF_A_READER * readers
     ray.init(
         address="local",
         num_cpus=readers,

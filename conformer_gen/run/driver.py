@@ -109,8 +109,8 @@ def _build(
         config=config.conformers, seed=config.seed, layout=workspace.layout_of(plan), generator=generator
     )
     with workspace.locked(output):
-        unit_bytes = workspace.unit_bytes_of(output)
-        num_rows, units = _units(config, work, unit_bytes)
+        unit_bytes, text_ranges = workspace.units_of(output)
+        num_rows, units = _units(config, work, unit_bytes, text_ranges=text_ranges)
         with contextlib.nullcontext(executor) if executor else _executor(config, num_rows, generator) as running:
             selection, molecules = _run_stages(
                 config, work.absolute(), job, units, exclusions, running, by_unit=unit_bytes is not None
@@ -125,11 +125,11 @@ def _build(
     return BuildResult(store=open_store(output), seconds=time.monotonic() - began, molecules=molecules)
 
 
-def _units(config: BuildConfig, work: Path, unit_bytes: int | None) -> tuple[int, Iterator[Unit]]:
+def _units(config: BuildConfig, work: Path, unit_bytes: int | None, *, text_ranges: bool) -> tuple[int, Iterator[Unit]]:
     """Return the number of rows, or a lower bound where there are many, and the units that have them."""
     if (selection := read_selection(work)) is not None:
         return selection.num_read, iter(())
-    units = plan_units(config.each_source, work / DOWNLOADS, config.seed, unit_bytes)
+    units = plan_units(config.each_source, work / DOWNLOADS, config.seed, unit_bytes, text_ranges=text_ranges)
     return peek(units, child_executor.FEW_CONFORMERS + 1)
 
 

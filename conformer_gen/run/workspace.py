@@ -31,7 +31,9 @@ from unimol_scale.store.schema import ATOM_LABELS, ATOM_LABELS_VERSION, PLANAR_S
 
 WORK_NAME = ".build"
 PLAN_NAME = "plan.json"
-UNIT_SIZE = "unit_bytes"  # key of plan.json; absent if each source is one unit, as in builds of earlier versions
+# Keys of plan.json: how large a unit is, and whether ranges of a text file are units, too. They are absent from builds
+# of earlier versions, whose units were sources, or later at least whole files of text.
+UNIT_SIZE, TEXT_RANGES = "unit_bytes", "text_ranges"
 SOURCES = "sources"  # group of the manifest's parameters that holds the parameters of each of several sources
 # Groups whose keys are chosen by the user.
 FREE_GROUPS = ("labels", "atom_labels", "versions", "parameters.inputs", "parameters.frames", f"parameters.{SOURCES}")
@@ -175,14 +177,14 @@ def claim(output: Path, plan: Tree, task_size: int) -> bool:
         _refuse_other(plan, theirs, output / MANIFEST_NAME, f"{output} holds a finished store of", remedy)
         shutil.rmtree(work, ignore_errors=True)  # left over if the last run was killed after its manifest
         return True
-    plan = {**plan, "task_size": task_size, UNIT_SIZE: UNIT_BYTES}
+    plan = {**plan, "task_size": task_size, UNIT_SIZE: UNIT_BYTES, TEXT_RANGES: True}
     plan_file = work / PLAN_NAME
     if plan_file.is_file():
         try:
             theirs = read_json(plan_file)
         except NotJsonError as error:
             raise StoreError(f"{plan_file} is damaged, it {error}; {remedy}") from error
-        plan[UNIT_SIZE] = theirs.get(UNIT_SIZE)  # it is continued as it was begun
+        plan |= {key: theirs.get(key) for key in (UNIT_SIZE, TEXT_RANGES)}  # it is continued as it was begun
         _refuse_other(plan, theirs, plan_file, f"{output} holds an unfinished build of", remedy)
         return False
     if output.exists() and any(path.name != WORK_NAME for path in output.iterdir()):
@@ -191,10 +193,13 @@ def claim(output: Path, plan: Tree, task_size: int) -> bool:
     return False
 
 
-def unit_bytes_of(output: Path) -> int | None:
-    """Return how large the units are in which the claimed build is read; None: each source is one unit."""
-    size: int | None = read_json(output / WORK_NAME / PLAN_NAME).get(UNIT_SIZE)
-    return size
+def units_of(output: Path) -> tuple[int | None, bool]:
+    """Return how large the units are in which the claimed build is read, and whether text files are read in ranges.
+
+    A size of None means that each source is one unit.
+    """
+    plan = read_json(output / WORK_NAME / PLAN_NAME)
+    return plan.get(UNIT_SIZE), bool(plan.get(TEXT_RANGES))
 
 
 @contextlib.contextmanager

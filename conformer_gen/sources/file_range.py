@@ -1,7 +1,8 @@
 """A range of a file that can be read on its own. Imports nothing.
 
 What is counted is the format's own choice: groups of an HDF5 file, row groups of a Parquet file, numbers of rows in a
-database. The first range of a file begins with it and the last one ends with it, whatever it holds.
+database, frames or records of a text from 0. The first range of a file begins with it and the last one ends with it,
+whatever it holds.
 """
 
 import itertools
@@ -11,10 +12,11 @@ LOWEST, HIGHEST = -(1 << 63), (1 << 63) - 1
 
 
 class FileRange(NamedTuple):
-    """Items first to last - 1."""
+    """Items first to last - 1; in a text, the first begins at the byte ``offset``."""
 
     first: int
     last: int
+    offset: int = 0
 
     @property
     def begins_file(self) -> bool:

@@ -96,14 +96,13 @@ def _rows(
         return
     for path in paths:
         try:
-            if within != WHOLE:
-                assert kind.read_range is not None, kind.name
+            if within != WHOLE and kind.read_range is not None:
                 yield from kind.read_range(path, config, within)
             elif kind.read_file is not None:
                 yield from _yielded(kind.read_file(path, config), config)
             elif (read := kind.read_stream) is not None:
                 yield from read_streams(
-                    path, kind.suffixes, lambda stream: _yielded(read(stream, config), config), opened
+                    path, kind.suffixes, lambda stream: _yielded(read(stream, config), config), opened, within
                 )
         except OSError as error:
             raise SourceError(f"{path} cannot be read: {error}") from error

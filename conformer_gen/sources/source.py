@@ -82,8 +82,9 @@ class Source:
         ids_in_files: whether ``SourceMolecule.id`` is unique only within a file; a build from several files then
             prefixes it with the file's name.
         ranges: (one file, settings, most of them) → the ranges that can be read on their own, in the order of their
-            rows, or ``WHOLE`` alone; for sources with ``read_file``.
-        read_range: (one file, settings, one of these ranges) → its rows; those of all ranges are those of the file.
+            rows, or ``WHOLE`` alone. The rows of all ranges are those of the file. ``read_stream`` gets them as
+            ``TextStream.within``.
+        read_range: (one file, settings, one of these ranges) → its rows; for sources with ``read_file``.
         count_file: (a file) → how many rows it has, if the file states it.
         frames: for files of elements with coordinates: defaults of their format; ``source.frames`` then applies.
         counted_as: name of the source whose reader counts the rows of these files, if files with that source's suffixes
@@ -116,8 +117,10 @@ class Source:
         given = [reader for reader in READERS if getattr(self, reader) is not None]
         if len(given) != 1:
             raise ConfigError(f"a source has one of the readers {', '.join(READERS)}, got {', '.join(given) or 'none'}")
-        if (self.ranges is None) != (self.read_range is None) or (self.ranges is not None and self.read_file is None):
+        if (self.read_range is not None) != (self.ranges is not None and self.read_file is not None):
             raise ConfigError("ranges and read_range belong together, beside read_file")
+        if self.ranges is not None and self.read_files is not None:
+            raise ConfigError("ranges are of one file; read_files has several")
         if not self.suffixes and self.bundled is None:
             raise ConfigError("suffixes is empty, so no file of this source could be found in a directory")
         for suffix in self.suffixes:

@@ -26,7 +26,7 @@ from unimol_scale.common.plugins import is_reference
 from unimol_scale.errors import SourceError
 
 # Chunks of a build are numbered by its units, so an unfinished one needs the same when it is continued: plan.json holds
-# the size, and the number below must stay.
+# the size and whether text is read in ranges, and the number below must stay.
 UNIT_BYTES = 16 << 20  # of files, seconds of reading
 MOST_RANGES = 32  # of one file, since some readers look through its index for each
 
@@ -79,7 +79,12 @@ class Joined:
 
 
 def plan_units(
-    sources: Sequence[SourceConfig], downloads: Path | None, seed: int, unit_bytes: int | None = UNIT_BYTES
+    sources: Sequence[SourceConfig],
+    downloads: Path | None,
+    seed: int,
+    unit_bytes: int | None = UNIT_BYTES,
+    *,
+    text_ranges: bool = True,
 ) -> Iterator[Unit]:
     """Yield the units of all sources, in the order of their rows.
 
@@ -88,6 +93,7 @@ def plan_units(
         downloads: directory for the files of URLs, which are downloaded as units are asked for.
         seed: seed of samples.
         unit_bytes: files form a unit once they have so many bytes; None: every source is one unit.
+        text_ranges: whether ranges of text files are units, too.
 
     Raises:
         SourceError: an input cannot be found, downloaded, or read in its format.
@@ -104,7 +110,8 @@ def plan_units(
             read = functools.partial(_read_whole, config, paths, prefixes, joined, seed)
             yield Unit(number=next(numbers), source=place, name=config.name, read=read, anywhere=False)
             continue
-        for parts in _parts(config, paths, prefixes, unit_bytes):
+        in_ranges = text_ranges or config.kind.read_stream is None
+        for parts in _parts(config, paths, prefixes, unit_bytes, in_ranges=in_ranges):
             read = functools.partial(read_parts, config, parts, joined)
             name = str(parts[0].path) + (f" to {parts[-1].path}" if len(parts) > 1 else "")
             yield Unit(number=next(numbers), source=place, name=name, read=read, anywhere=True)
@@ -166,7 +173,7 @@ def _prefixes(config: SourceConfig, downloads: Path | None) -> dict[Path, str]:
 
 
 def _parts(
-    config: SourceConfig, paths: Iterable[Path], prefixes: Mapping[Path, str], unit_bytes: int
+    config: SourceConfig, paths: Iterable[Path], prefixes: Mapping[Path, str], unit_bytes: int, *, in_ranges: bool
 ) -> Iterator[tuple[Part, ...]]:
     """Yield the parts of each unit: ranges of a large file one by one, other files until they are large enough."""
     waiting, size = list[Part](), 0
@@ -174,7 +181,7 @@ def _parts(
         prefix, ranges = prefixes.get(path, ""), [WHOLE]
         try:
             own = path.stat().st_size
-            if config.kind.ranges is not None and own > unit_bytes:
+            if in_ranges and config.kind.ranges is not None and own > unit_bytes:
                 ranges = config.kind.ranges(path, config, min(MOST_RANGES, -(-own // unit_bytes)))
         except OSError as error:
             raise SourceError(f"{path} cannot be read: {error}") from error

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from rdkit import Chem
 
 from benchmarks.build import faults
 from conformer_gen.chemistry.config import CurateConfig
@@ -19,6 +20,7 @@ from conformer_gen.run import driver, workspace
 from conformer_gen.run.in_process_executor import InProcessExecutor
 from conformer_gen.selection.pieces import CHUNKS_PER_UNIT, CURATED, done_pieces
 from conformer_gen.sources.config import SourceConfig
+from conformer_gen.sources.units import plan_units
 from tests.helpers.frame_files import BOHR, ase_frames, numbers, placed, positions, write_aselmdb
 from unimol_scale.errors import StoreError
 
@@ -38,15 +40,15 @@ def write_inputs(folder: Path) -> list[dict[str, object]]:
     from ase.io import write
 
     folder.mkdir()
-    names = ("a.smi", "b.smi", "table.parquet", "a.xyz", "b.xyz", "many.db", "many.aselmdb", "many.hdf5", "many.lmdb")
-    paths = {name: folder / name for name in names}
+    kinds = ("xyz", "sdf", "db", "aselmdb", "hdf5", "lmdb")
+    paths = {name: folder / name for name in ("a.smi", "b.smi", "table.parquet", *(f"many.{kind}" for kind in kinds))}
     paths["a.smi"].write_text("".join(f"{smiles} {smiles}\n" for smiles in smiles_of("O")))
     paths["b.smi"].write_text("not-a-molecule\n" + "".join(f"{smiles}\n" for smiles in smiles_of("N")))
     pq.write_table(
         pa.table({"smiles": smiles_of("S") * 5, "note": ["x" * 90] * 40}), paths["table.parquet"], row_group_size=3
     )
-    write(paths["a.xyz"], ase_frames(*smiles_of("C=O")[:4]), format="extxyz")
-    write(paths["b.xyz"], ase_frames(*smiles_of("C#N")[:4]), format="extxyz")
+    write(paths["many.xyz"], ase_frames(*smiles_of("C=O")), format="extxyz")
+    paths["many.sdf"].write_text("".join(Chem.MolToMolBlock(placed(one)) + "$$$$\n" for one in smiles_of("I")))
     with connect(paths["many.db"]) as database:
         for smiles in smiles_of("F"):
             for atoms in ase_frames(smiles):
@@ -68,7 +70,8 @@ def write_inputs(folder: Path) -> list[dict[str, object]]:
     inputs = {
         "smiles": ("a.smi", "b.smi"),
         "parquet": ("table.parquet",),
-        "xyz": ("a.xyz", "b.xyz"),
+        "xyz": ("many.xyz",),
+        "sdf": ("many.sdf",),
         "ase-db": ("many.db", "many.aselmdb"),
         "hdf5": ("many.hdf5",),
         "unimol-lmdb": ("many.lmdb",),
@@ -110,11 +113,20 @@ def whole(inputs: list[dict[str, object]], tmp_path_factory: pytest.TempPathFact
         "smiles": 16,
         "parquet": 8,
         "xyz": 8,
+        "sdf": 8,
         "ase-db": 16,
         "hdf5": 8,
         "unimol-lmdb": 8,
     }
     return faults.file_hashes(output)
+
+
+def test_one_large_text_is_several_units(inputs: list[dict[str, object]], tmp_path: Path) -> None:
+    found = list(plan_units(config_of(inputs, tmp_path).sources, None, 0, UNIT_BYTES))
+    for name in ("xyz", "sdf"):
+        own = [unit for unit in found if inputs[unit.source]["name"] == name]
+        assert len(own) > 2
+        assert sum(next(unit.read(), None) is not None for unit in own) > 2
 
 
 def test_units_in_one_process_change_no_byte(
@@ -143,26 +155,34 @@ def test_neither_one_nor_two_readers_nor_kills_change_a_byte(
     assert faults.file_hashes(tmp_path / "two") == whole
 
 
-@pytest.mark.parametrize("earlier", [True, False])
+@pytest.mark.parametrize(
+    "unknown",
+    [(workspace.UNIT_SIZE, workspace.TEXT_RANGES), (workspace.TEXT_RANGES,), ()],
+    ids=["sources", "whole texts", "ranges"],
+)
 def test_an_unfinished_build_goes_on_with_the_units_that_it_began_with(
     inputs: list[dict[str, object]],
     whole: dict[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    earlier: bool,
+    unknown: tuple[str, ...],
 ) -> None:
-    """Earlier versions read every source as one unit, and numbered the chunks of all one after another."""
-    config = config_of(inputs, tmp_path / "store")
+    """Earlier versions read every source as one unit, and numbered the chunks of all one after another.
+
+    Later ones read ranges of some files, but every text whole.
+    """
+    config, earlier = config_of(inputs, tmp_path / "store"), workspace.UNIT_SIZE in unknown
     with monkeypatch.context() as patch:
-        patch.setattr(workspace, "UNIT_BYTES", None if earlier else UNIT_BYTES)
+        size = None if earlier else UNIT_BYTES
+        patch.setattr(workspace, "UNIT_BYTES", size)
+        patch.setattr(workspace, "units_of", lambda _: (size, not unknown))
         patch.setattr(InProcessExecutor, "select", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
         with pytest.raises(StoreError, match="disk is full"):
             build_here(config)
     work = config.directory / ".build"
     plan = json.loads((work / workspace.PLAN_NAME).read_text())
-    if earlier:
-        del plan[workspace.UNIT_SIZE]
-        (work / workspace.PLAN_NAME).write_text(json.dumps(plan))
+    plan = {key: value for key, value in plan.items() if key not in unknown}
+    (work / workspace.PLAN_NAME).write_text(json.dumps(plan))
     before = chunks_of(config.directory)
     assert (max(before) == len(before) - 1) == earlier
     assert (max(before) < CHUNKS_PER_UNIT) == earlier

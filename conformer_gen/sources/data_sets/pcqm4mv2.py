@@ -63,7 +63,7 @@ class _Geometries:
 
 
 def _read_records(stream: TextStream) -> Iterator[SourceMolecule]:
-    for record in records(stream):
+    for record in records(stream.text):
         yield row_of(record, ConformerOrigin.DFT, "", ())
 
 

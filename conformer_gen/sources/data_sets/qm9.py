@@ -146,7 +146,7 @@ def _read_table(stream: TextStream, structures: Path) -> Iterator[SourceMolecule
 
 
 def _read_records(stream: TextStream) -> Iterator[SourceMolecule]:
-    for at, record in enumerate(records(stream), start=1):
+    for at, record in enumerate(records(stream.text), start=1):
         yield row_of(record, ConformerOrigin.DFT, f"{stream.stem}:{at}", ())
 
 

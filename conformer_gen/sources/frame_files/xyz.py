@@ -6,16 +6,19 @@ A frame is a line with the number of atoms, a comment line, and one line per ato
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from conformer_gen.sources.columns import number
+from conformer_gen.sources.file_range import FileRange
 from conformer_gen.sources.frame_files.frames import ATOMIC_NUMBERS, MOST_ATOMS, Frame, bad_frame, group_frames
+from conformer_gen.sources.frame_files.xyz_places import COUNT, find_frames
 from conformer_gen.sources.frame_settings import FrameFormat, FramesConfig
+from conformer_gen.sources.inputs.text_ranges import text_ranges
 from conformer_gen.sources.inputs.text_streams import TextStream
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.source import Source, SourceSettings
 
-COUNT = re.compile(r"\s*(\d{1,12})\s*")
 PAIR = re.compile(r"""([A-Za-z_][\w.-]*)\s*=\s*("(?:[^"\\]|\\.)*"|'[^']*'|\{[^}]*\}|\S+)""")
 PLAIN_COLUMNS = "species:S:1:pos:R:3"
 ISOTOPES_OF_HYDROGEN = {"D": 1, "T": 1}
@@ -29,11 +32,16 @@ def read_xyz(stream: TextStream, config: SourceSettings) -> Iterator[SourceMolec
         SourceError: a label is not a number.
     """
     settings = XYZ_FORMAT.resolved(config.frames)
-    return group_frames(_frames(stream, settings, config.labels), settings)
+    return group_frames(_frames(stream, settings, config.labels), settings, stream.within)
+
+
+def xyz_ranges(path: Path, config: SourceSettings, most: int) -> list[FileRange]:
+    """Return ranges of the frames."""
+    return text_ranges(path, most, find_frames)
 
 
 def _frames(stream: TextStream, settings: FramesConfig, labels: Mapping[str, str]) -> Iterator[Frame | SourceMolecule]:
-    lines, at, count = iter(stream.text), 0, None
+    lines, at, count = iter(stream.text), max(0, stream.within.first), None
     lost = False  # between a damaged frame and the next line with a number of atoms
     while (line := count or next(lines, None)) is not None:
         count = None
@@ -60,11 +68,11 @@ def _frames(stream: TextStream, settings: FramesConfig, labels: Mapping[str, str
         if len(atoms) < size:
             yield bad_frame(name, "wrong_count", f"it announces {size} atoms but has {len(atoms)}")
             continue
-        yield _frame(name, comment, atoms, settings, labels)
+        yield _frame(name, at - 1, comment, atoms, settings, labels)
 
 
 def _frame(
-    name: str, comment: str, atoms: list[list[str]], settings: FramesConfig, labels: Mapping[str, str]
+    name: str, place: int, comment: str, atoms: list[list[str]], settings: FramesConfig, labels: Mapping[str, str]
 ) -> Frame | SourceMolecule:
     pairs = {key: _unquoted(value) for key, value in PAIR.findall(comment)}
     fields = settings.fields
@@ -94,6 +102,7 @@ def _frame(
         atom_labels=atom_labels,
         labels=chosen,
         has_cell=has_cell,
+        place=place,
     )
 
 
@@ -140,6 +149,7 @@ XYZ = Source(
     name="xyz",
     suffixes=(".xyz", ".extxyz"),
     read_stream=read_xyz,
+    ranges=xyz_ranges,
     geometry="all",
     takes_labels=True,
     frames=XYZ_FORMAT,

@@ -5,15 +5,19 @@ additional row reports it.
 """
 
 import io
+import itertools
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO, TypeVar
 
+from conformer_gen.sources.file_range import WHOLE, FileRange
 from conformer_gen.sources.inputs.file_names import bare_suffix, is_archive, stem
 from conformer_gen.sources.molecule import SourceMolecule
-from unimol_scale.common.text.text_files import Unpacked, decoded
+from unimol_scale.common.text.text_files import Unpacked, decoded, decoded_rest
 from unimol_scale.errors import SourceError
+
+T = TypeVar("T")
 
 
 class TextStream:
@@ -23,11 +27,17 @@ class TextStream:
         name: name for messages: that of the file, and of the archive member.
         stem: stem of the name, for naming rows.
         text: the lines; bytes that are not UTF-8 become marks that no SMILES contains.
+        within: range of the file; the text begins with it and goes on to the end of the file.
     """
 
-    def __init__(self, name: str, unpacked: Unpacked) -> None:
+    def __init__(self, name: str, text: TextIO, within: FileRange = WHOLE) -> None:
         self.name, self.stem = name, stem(name)
-        self.text = decoded(name, unpacked)
+        self.text, self.within = text, within
+
+    def numbered(self, items: Iterable[T]) -> Iterator[tuple[int, T]]:
+        """Yield those of the text's items that are in the range, with their numbers in the file, from 1."""
+        first = max(0, self.within.first)
+        return enumerate(itertools.islice(items, self.within.last - first), start=first + 1)
 
 
 Reader = Callable[[TextStream], Iterator[SourceMolecule]]
@@ -39,11 +49,18 @@ def ignore(file: BinaryIO) -> None:
 
 
 def read_streams(
-    path: Path, suffixes: Sequence[str], read: Reader, opened: Opened = ignore
+    path: Path, suffixes: Sequence[str], read: Reader, opened: Opened = ignore, within: FileRange = WHOLE
 ) -> Iterator[SourceMolecule]:
     """Yield the rows of a file, or of each member of an archive with one of the suffixes, in order.
 
     Data that ends too early adds a row with that problem.
+
+    Args:
+        path: the file.
+        suffixes: of the archive's members.
+        read: the reader of one text.
+        opened: called with the opened file.
+        within: range of the file, of those that ``text_ranges`` returns.
 
     Raises:
         SourceError: the file is a web page, a binary file or a zip archive, or an archive without such a member.
@@ -52,12 +69,15 @@ def read_streams(
         opened(file)
         if is_archive(path.name):
             yield from _read_archive(path, Unpacked(str(path), file), suffixes, read)
+        elif within.begins_file:
+            yield from _read_one(str(path), Unpacked(str(path), file), read, within)
         else:
-            yield from _read_one(str(path), Unpacked(str(path), file), read)
+            file.seek(within.offset)
+            yield from read(TextStream(str(path), decoded_rest(str(path), file), within))
 
 
-def _read_one(name: str, unpacked: Unpacked, read: Reader) -> Iterator[SourceMolecule]:
-    stream = TextStream(name, unpacked)
+def _read_one(name: str, unpacked: Unpacked, read: Reader, within: FileRange = WHOLE) -> Iterator[SourceMolecule]:
+    stream = TextStream(name, decoded(name, unpacked), within)
     yield from read(stream)
     if unpacked.problem:
         yield SourceMolecule(id=f"{stream.stem}:truncated", problem=f"{name}: {unpacked.problem}", ends_early=True)

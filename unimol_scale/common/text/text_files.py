@@ -120,6 +120,29 @@ def decoded(name: str, unpacked: Unpacked, errors: str = "replace") -> io.TextIO
     return io.TextIOWrapper(io.BufferedReader(lines, BLOCK_BYTES), encoding="utf-8-sig", errors=errors, newline=None)
 
 
+def decoded_rest(name: str, file: io.BufferedReader) -> io.TextIOWrapper:
+    """Return the text of a plain file (``is_plain_utf8``) from a line within it, the next to be read, to its end."""
+    lines = io.BufferedReader(_WholeLines(name, _Plain(file)), BLOCK_BYTES)
+    return io.TextIOWrapper(lines, encoding="utf-8", errors="replace", newline=None)
+
+
+def is_plain_utf8(path: Path) -> bool:
+    """Return whether a file is neither compressed, nor in an encoding with a mark of its own, nor evidently no text.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if head.startswith((*NOT_TEXT, *OPENERS, *BYTE_ORDER_MARKS)):
+        return False
+    try:
+        _check_head(str(path), head.removeprefix(codecs.BOM_UTF8))
+    except SourceError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def open_text(path: Path, errors: str = "replace") -> Iterator[Iterator[str]]:
     """Open a file that must be complete, and yield its lines.
@@ -210,6 +233,18 @@ def _in_utf8(unpacked: Unpacked) -> _Bytes:
     head = unpacked.read(BLOCK_BYTES)
     encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if head.startswith(mark)), None)
     return _Begun(head, unpacked) if encoding is None else _Transcoded(_Begun(head, unpacked), encoding)
+
+
+class _Plain:
+    """Bytes as they are in a file."""
+
+    problem = ""
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        return self._file.read1(size)
 
 
 class _Begun:

@@ -102,7 +102,7 @@ def _records(path: Path) -> Iterator[tuple[SourceMolecule, Mapping[str, str]]]:
     newest: dict[str, str] = {}
 
     def read(stream: TextStream) -> Iterator[SourceMolecule]:
-        for record in records(stream):
+        for record in records(stream.text):
             newest.clear()
             newest.update({TITLE: record.split("\n", 1)[0].strip(), **data_fields(record)})
             yield row_of(record, ConformerOrigin.FILE, "", ())

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rdkit import Chem
 
 from conformer_gen.sources import units
 from conformer_gen.sources.config import SourceConfig
@@ -22,7 +23,18 @@ from conformer_gen.sources.frame_settings import FramesConfig
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import read_source
 from conformer_gen.sources.units import peek, plan_units
-from tests.helpers.frame_files import BOHR, SMILES, ase_frames, numbers, placed, positions, write_aselmdb, write_small
+from tests.helpers.frame_files import (
+    BOHR,
+    MOL2_WATER,
+    SMILES,
+    ase_frames,
+    numbers,
+    placed,
+    positions,
+    write_aselmdb,
+    write_small,
+)
+from tests.helpers.source_rows import plain
 
 # Two molecules of the same elements, told apart by their distances, and one of others.
 PLACES = {"a": ([1, 1, 8], 0.8), "b": ([1, 1, 8], 9.0), "c": ([1, 8], 0.8)}
@@ -48,20 +60,6 @@ frames_of_files = st.lists(
     ),
     max_size=25,
 )
-
-
-def plain(row: SourceMolecule) -> object:
-    """A row as plain values, since arrays have no equality."""
-    if row.geometry is None:
-        return row
-    fields = {field.name: getattr(row.geometry, field.name) for field in dataclasses.fields(row.geometry)}
-    arrays = {name: (each.shape, each.tobytes()) for name, each in row.geometry.atom_labels.items()}
-    return repr(dataclasses.replace(row, geometry=None)), {
-        **fields,
-        "positions": (row.geometry.positions.shape, row.geometry.positions.tobytes()),
-        "atom_labels": arrays,
-        "energies": repr(row.geometry.energies),
-    }
 
 
 @given(
@@ -94,6 +92,14 @@ def write_many(path: Path) -> SourceConfig:
                 database.write(atoms)
     elif path.suffix == ".aselmdb":
         write_aselmdb(path, frames)
+    elif path.suffix == ".xyz":
+        from ase.io import write
+
+        write(path, frames, format="extxyz")
+    elif path.suffix == ".sdf":
+        path.write_text("".join(Chem.MolToMolBlock(placed("C" * (1 + at % 3))) + "$$$$\n" for at in range(30)))
+    elif path.suffix == ".mol2":
+        path.write_text(MOL2_WATER.replace("water", "*****") * 30)
     elif path.suffix == ".hdf5":
         molecule = placed("CCO")
         with h5py.File(path, "w") as file:
@@ -116,7 +122,7 @@ def write_many(path: Path) -> SourceConfig:
     return SourceConfig(name=name, input=(str(path),))
 
 
-@pytest.mark.parametrize("suffix", [".db", ".aselmdb", ".hdf5", ".parquet", ".lmdb"])
+@pytest.mark.parametrize("suffix", [".db", ".aselmdb", ".hdf5", ".parquet", ".lmdb", ".xyz", ".sdf", ".mol2"])
 def test_a_large_file_is_divided_and_its_units_have_its_rows(tmp_path: Path, suffix: str) -> None:
     config = write_many(tmp_path / f"many{suffix}")
     found = list(plan_units([config], None, 0, 500))
@@ -128,7 +134,7 @@ def test_a_large_file_is_divided_and_its_units_have_its_rows(tmp_path: Path, suf
     assert rows == [plain(row) for row in read_source(config)]
 
 
-@pytest.mark.parametrize("suffix", [".xyz", ".npz", ".msgpack", ".mol2", ".pdb"])
+@pytest.mark.parametrize("suffix", [".npz", ".msgpack", ".pdb"])
 def test_files_of_other_formats_are_read_whole_and_small_ones_together(tmp_path: Path, suffix: str) -> None:
     paths = [tmp_path / f"f{at}{suffix}" for at in range(4)]
     name = {write_small(path) for path in paths}.pop()
@@ -149,6 +155,14 @@ def test_a_damaged_file_is_read_in_ranges_with_the_rows_and_problems_of_the_whol
     found = [plain(row) for unit in plan_units([config], None, 0, 500) for row in unit.read()]
     assert found == [plain(row) for row in read_source(config)]
     assert any("cannot be read to its end" in str(row) for row in found)
+
+
+@pytest.mark.parametrize("suffix", [".xyz", ".parquet"])
+def test_text_is_read_whole_where_a_build_began_so(tmp_path: Path, suffix: str) -> None:
+    config = write_many(tmp_path / f"many{suffix}")
+    found = list(plan_units([config], None, 0, 500, text_ranges=False))
+    assert (len(found) == 1) == (suffix == ".xyz")
+    assert [plain(row) for unit in found for row in unit.read()] == [plain(row) for row in read_source(config)]
 
 
 def test_what_depends_on_the_rows_before_is_one_unit_of_this_process(tmp_path: Path) -> None:
