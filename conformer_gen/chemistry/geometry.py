@@ -170,7 +170,7 @@ def _sanitised(parse: Callable[[bool], Chem.Mol | None], otherwise: str) -> Chem
     return Rejected(reason="not_sanitised", detail="; ".join(problems) or "RDKit refuses its chemistry")
 
 
-@functools.cache  # making them for every row takes a tenth of the time of parsing it
+@functools.cache  # making them for every row takes a twentieth of the time of parsing it
 def _parser_settings(sanitize: bool, remove_hydrogens: bool) -> Any:  # noqa: ANN401 - as in _with_extension
     parameters: Any = Chem.SmilesParserParams()
     parameters.sanitize = sanitize
