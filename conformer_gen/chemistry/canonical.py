@@ -19,6 +19,7 @@ ISOTOPE = re.compile(r"\[\d")
 WRITE_GROUPS = Chem.CXSmilesFields.CX_ENHANCEDSTEREO
 WRITE_PROPERTIES = Chem.CXSmilesFields.CX_ATOM_PROPS
 NUMBER = "number"
+ORDER = "_smilesAtomOutputOrder"  # RDKit's property of a molecule: its atoms in the order of the last SMILES
 
 
 def _removal() -> Any:  # noqa: ANN401 - RDKit's stubs take no values for its parameters
@@ -58,8 +59,8 @@ def without_hydrogens(fragment: Chem.Mol) -> Chem.Mol | Rejected:
     return molecule
 
 
-def canonical_smiles(molecule: Chem.Mol, *, extended: bool) -> tuple[str, list[int]] | Rejected:
-    """Return the canonical SMILES and the molecule's atoms in its order.
+def canonical_smiles(molecule: Chem.Mol, *, extended: bool) -> str | Rejected:
+    """Return the canonical SMILES; ``canonical_order`` then returns the molecule's atoms in its order.
 
     Args:
         molecule: without the hydrogens that can be removed. Its atom maps, which are labels of the source, are removed.
@@ -73,7 +74,7 @@ def canonical_smiles(molecule: Chem.Mol, *, extended: bool) -> tuple[str, list[i
         if ":" in smiles:  # of atom maps only, in SMILES that RDKit writes
             _remove_maps(molecule)
             smiles = Chem.MolToSmiles(molecule)
-        return _as_read(smiles, _order(molecule), molecule)
+        return _as_read(smiles, molecule)
     _remove_maps(molecule)
     groups = [group for group in molecule.GetStereoGroups() if group.GetGroupType() in RELATIVE]
     if any(len(group.GetBonds()) for group in groups):
@@ -81,11 +82,18 @@ def canonical_smiles(molecule: Chem.Mol, *, extended: bool) -> tuple[str, list[i
         return Rejected(reason="relative_axis", detail=detail)
     axes = axes_of(molecule)
     if not (groups or axes):
-        return _as_read(Chem.MolToSmiles(molecule), _order(molecule), molecule)
+        return _as_read(Chem.MolToSmiles(molecule), molecule)
     smiles, order = _with_groups(without_axes(molecule), groups)
     if axes:
         smiles, order = add_axes(smiles, order, axes)
-    return _as_read(smiles, order, molecule)
+    molecule.SetProp(ORDER, str(order))
+    return _as_read(smiles, molecule)
+
+
+def canonical_order(molecule: Chem.Mol) -> list[int]:
+    """Return the molecule's atoms in the order of the SMILES that ``canonical_smiles`` has just returned."""
+    # As text, such as "[0,1,2,]": twice as fast as fetching each number of a vector with its own call.
+    return [int(number) for number in molecule.GetProp(ORDER).strip("[,]").split(",")]
 
 
 def _with_groups(molecule: Chem.Mol, groups: Sequence[Chem.StereoGroup]) -> tuple[str, list[int]]:
@@ -103,19 +111,14 @@ def _with_groups(molecule: Chem.Mol, groups: Sequence[Chem.StereoGroup]) -> tupl
     return Chem.MolToCXSmiles(grouped, parameters, WRITE_GROUPS), order
 
 
-def _as_read(smiles: str, order: list[int], molecule: Chem.Mol) -> tuple[str, list[int]] | Rejected:
+def _as_read(smiles: str, molecule: Chem.Mol) -> str | Rejected:
     """Return the SMILES, or a rejection if RDKit would not read its explicit hydrogens back as atoms."""
     if molecule.GetNumAtoms() > molecule.GetNumHeavyAtoms():
         read = Chem.MolFromSmiles(smiles)
         if read is None or read.GetNumAtoms() != molecule.GetNumAtoms():
             detail = f"{smiles} has explicit hydrogens that RDKit does not read back as atoms"
             return Rejected(reason="hydrogens_matter", detail=detail)
-    return smiles, order
-
-
-def _order(molecule: Chem.Mol) -> list[int]:
-    # As text, such as "[0,1,2,]": twice as fast as fetching each number of a vector with its own call.
-    return [int(number) for number in molecule.GetProp("_smilesAtomOutputOrder").strip("[,]").split(",")]
+    return smiles
 
 
 def _remove_maps(molecule: Chem.Mol) -> None:

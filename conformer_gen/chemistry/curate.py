@@ -4,14 +4,20 @@ Decisions that need the whole set (duplicates, sample, split) are made in select
 """
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from rdkit import Chem, rdBase
+from rdkit.Chem import rdqueries
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from conformer_gen.chemistry.canonical import ISOTOPE, canonical_smiles, without_hydrogens, without_isotopes
+from conformer_gen.chemistry.canonical import (
+    ISOTOPE,
+    canonical_order,
+    canonical_smiles,
+    without_hydrogens,
+    without_isotopes,
+)
 from conformer_gen.chemistry.config import CurateConfig
 from conformer_gen.chemistry.geometry import (
     atom_numbers,
@@ -28,9 +34,9 @@ from unimol_scale.store.schema import Float32
 
 # RDKit derives unpaired electrons from usual valences, which do not hold for dative bonds to metals.
 NON_METALS = {1, 2, *range(5, 11), *range(14, 19), *range(32, 37), *range(51, 55), 85, 86}
+UNPAIRED = rdqueries.NumRadicalElectronsGreaterQueryAtom(0)
 
 MAX_ATOMS, MAX_ATOMS_WITH_GEOMETRY = 128, 256
-COMMON_BRACKETS = re.compile(r"\[(?:C@@?H?|nH)\]")  # stereo centres and pyrrole nitrogen are never radicals
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,7 +80,9 @@ def _curate(row: SourceMolecule, config: CurateConfig) -> Curated | Rejected:
         return parsed
     if not parsed.GetNumAtoms():
         return Rejected(reason="empty", detail="the row has no atoms")
-    fragments = len(Chem.GetMolFrags(parsed))
+    # Only a dot separates the fragments of a SMILES.
+    may_have_several = "." in row.smiles or bool(row.block) or row.geometry is not None
+    fragments = len(Chem.GetMolFrags(parsed)) if may_have_several else 1
     if fragments > 1 and config.fragments == "reject":
         return Rejected(reason="several_fragments", detail=f"{fragments} fragments; curate.fragments=largest takes one")
     fragment = _largest_fragment(parsed) if fragments > 1 else parsed
@@ -88,10 +96,9 @@ def _curate(row: SourceMolecule, config: CurateConfig) -> Curated | Rejected:
     molecule = fragment if heavy_only else without_hydrogens(fragment)
     if isinstance(molecule, Rejected):
         return molecule
-    written = canonical_smiles(molecule, extended=bool(row.block) or "|" in row.smiles)
-    if isinstance(written, Rejected):
-        return written
-    smiles, order = written
+    smiles = canonical_smiles(molecule, extended=bool(row.block) or "|" in row.smiles)
+    if isinstance(smiles, Rejected):
+        return smiles
     if (rejected := _unusable(molecule, smiles, config, has_geometry=bool(origins))) is not None:
         return rejected
     curated = Curated(smiles=smiles, scaffold_smiles=scaffold_smiles(molecule))
@@ -100,7 +107,7 @@ def _curate(row: SourceMolecule, config: CurateConfig) -> Curated | Rejected:
     sound = sound_conformers(fragment, origins)
     if isinstance(sound, Rejected):
         return sound
-    stored = stored_order(fragment, atom_numbers(molecule, order))
+    stored = stored_order(fragment, atom_numbers(molecule, canonical_order(molecule)))
     curated = dataclasses.replace(
         curated,
         conformers=positions_of(fragment, stored)[sound.kept],
@@ -141,10 +148,8 @@ def _unusable(molecule: Chem.Mol, smiles: str, config: CurateConfig, *, has_geom
     if heavy > limit:
         detail = f"{heavy} heavy atoms, at most {limit} are allowed (max_atoms)"
         return Rejected(reason="too_many_atoms", detail=detail)
-    # An atom with an unusual number of hydrogens is in brackets, and these are not among the most common brackets.
-    brackets = config.radicals == "reject" and not has_geometry and "[" in COMMON_BRACKETS.sub("", smiles)
-    if brackets and not Chem.GetFormalCharge(molecule):
-        unpaired = [atom for atom in molecule.GetAtoms() if atom.GetNumRadicalElectrons()]
+    if config.radicals == "reject" and not has_geometry and not Chem.GetFormalCharge(molecule):
+        unpaired = list(molecule.GetAtomsMatchingQuery(UNPAIRED))  # eight times as fast as a loop over all atoms
         if unpaired and all(atom.GetAtomicNum() in NON_METALS for atom in molecule.GetAtoms()):
             electrons = sum(atom.GetNumRadicalElectrons() for atom in unpaired)
             symbols = ", ".join(sorted({atom.GetSymbol() for atom in unpaired}))

@@ -28,7 +28,7 @@ from conformer_gen.selection.pieces import (
     Piece,
     read_chunk,
 )
-from conformer_gen.sources.molecule import SourceMolecule
+from conformer_gen.sources.molecule import Rejected, SourceMolecule
 from unimol_scale.common.files import commit_file
 from unimol_scale.store import arrow_backend
 from unimol_scale.store.schema import ATOM_LABELS, Layout, MoleculeRecord, encode
@@ -46,30 +46,42 @@ def curate_piece(
     starting: Starting = ignore_start,
 ) -> int:
     """Curate rows and commit the piece's file; return the number of rows."""
-    table = []
+    results = []
     for position, row in zip(positions, rows, strict=True):
         starting(position)
-        table.append(
-            {"position": position, "id": row.id, "labels": row.labels, **_curated_columns(row, config, exclusions)}
-        )
-    _commit_table(piece.path(work, CURATED), pa.Table.from_pylist(table, CURATED_SCHEMA))
-    return len(table)
+        results.append(exclusions.check(curate_molecule(row, config)))
+    _commit_curated(work, piece, positions, rows, results)
+    return len(results)
 
 
-def _curated_columns(row: SourceMolecule, config: CurateConfig, exclusions: Exclusions) -> dict[str, object]:
-    result = exclusions.check(curate_molecule(row, config))
-    if not isinstance(result, Curated):
-        return {"smiles": row.smiles or None, "reason": result.reason, "detail": result.detail}
-    return {
-        "smiles": result.smiles,
-        "key": stable_hash(result.smiles),
-        "scaffold": stable_hash(result.scaffold_smiles),
-        "conformers": None if result.conformers is None else result.conformers.ravel(),
-        "origins": result.origins,
-        "energies": result.energies,
-        **{name: values.ravel() for name, values in result.atom_labels.items()},
-        "left_out": result.left_out,
+def _commit_curated(
+    work: Path,
+    piece: Piece,
+    positions: Sequence[int],
+    rows: Sequence[SourceMolecule],
+    results: Sequence[Curated | Rejected],
+) -> None:
+    """Commit the file of a curated piece; ``results`` are those of ``rows``."""
+    molecules = [result if isinstance(result, Curated) else None for result in results]
+    rejected = [result if isinstance(result, Rejected) else None for result in results]
+    coordinates = [None if one is None else one.conformers for one in molecules]
+    labels_of_atoms = [{} if one is None else one.atom_labels for one in molecules]
+    columns = {
+        "position": positions,
+        "id": [row.id for row in rows],
+        "smiles": [one.smiles if one else row.smiles or None for row, one in zip(rows, molecules, strict=True)],
+        "key": [one and stable_hash(one.smiles) for one in molecules],
+        "scaffold": [one and stable_hash(one.scaffold_smiles) for one in molecules],
+        "conformers": [None if values is None else values.ravel() for values in coordinates],
+        "origins": [one and one.origins for one in molecules],
+        "labels": [row.labels for row in rows],
+        "energies": [one and one.energies for one in molecules],
+        **{name: [one[name].ravel() if name in one else None for one in labels_of_atoms] for name in ATOM_LABELS},
+        "left_out": [one and one.left_out for one in molecules],
+        "reason": [one and one.reason for one in rejected],
+        "detail": [one and one.detail for one in rejected],
     }
+    _commit_table(piece.path(work, CURATED), pa.Table.from_pydict(columns, CURATED_SCHEMA))
 
 
 def bury_rows(work: Path, piece: Piece, positions: Sequence[int], rows: Sequence[SourceMolecule], why: str) -> None:
