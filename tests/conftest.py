@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from unimol_scale.common.machine.threads import wait_passively
 
@@ -13,6 +14,10 @@ from unimol_scale.common.machine.threads import wait_passively
 wait_passively()
 # Before any test imports Triton, whose own functions are then for its interpreter too.
 os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# An example may take any time: the machine may be busy.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SAMPLE_ROWS = 205

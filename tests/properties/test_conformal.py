@@ -70,7 +70,7 @@ def test_normalised_intervals_are_wide_where_the_scale_is_large():
     seed=st.integers(0, 100),
     levels=st.tuples(st.sampled_from(COVERAGES[:3]), st.sampled_from(COVERAGES[:3])),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_intervals_grow_with_the_level_and_forget_the_order(scores, folds, seed, levels):
     random = np.random.default_rng(seed)
     score_N, value_GR = np.array(scores), random.normal(size=(folds, 6))
@@ -135,7 +135,7 @@ def test_sets_hold_the_true_class_of_either_class_as_often_as_promised(folds):
 
 
 @given(seed=st.integers(0, 200), levels=st.tuples(st.sampled_from(COVERAGES), st.sampled_from(COVERAGES)))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_sets_grow_with_the_level_and_forget_the_order(seed, levels):
     random = np.random.default_rng(seed)
     class_N, positive_N = classes(random, 80, 0.4)

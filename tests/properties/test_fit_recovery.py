@@ -31,7 +31,7 @@ def fit(n: FloatArray, d: FloatArray, loss: FloatArray) -> Fit:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(alpha=exponents, beta=exponents, floor=shares, model=shares, data=shares)
 def test_chinchilla_is_recovered_whatever_its_parameters(
     alpha: float, beta: float, floor: float, model: float, data: float
@@ -42,7 +42,7 @@ def test_chinchilla_is_recovered_whatever_its_parameters(
     np.testing.assert_allclose([found["E"], found["alpha"], found["beta"]], [floor, alpha, beta], rtol=2e-3)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), unit=st.floats(1e-3, 1e3), scale=st.floats(0.01, 100.0))
 def test_units_of_n_and_of_the_loss_change_coefficients_and_nothing_else(seed: int, unit: float, scale: float) -> None:
     n, d = design()
@@ -55,7 +55,7 @@ def test_units_of_n_and_of_the_loss_change_coefficients_and_nothing_else(seed: i
     np.testing.assert_allclose(two.predict({"N": n * unit, "D": d}), expected, rtol=1e-5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6))
 def test_the_order_of_the_runs_does_not_matter(seed: int) -> None:
     n, d = design()

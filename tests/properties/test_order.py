@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from unimol_scale.data.steps.micro_batches import pair_cost, plan_micro_batches
@@ -12,7 +12,6 @@ from unimol_scale.errors import ConfigError
 sizes = st.lists(st.integers(1, 60), min_size=4, max_size=200).map(lambda n: np.array(n, dtype=np.int32))
 
 
-@settings(deadline=None)
 @given(st.integers(1, 700), st.integers(1, 64), st.integers(0, 2**31), st.integers(0, 3))
 def test_every_molecule_exactly_once_an_epoch(molecules, batch, seed, epochs_before):
     first = epochs_before * molecules
@@ -42,7 +41,6 @@ def test_an_order_of_a_billion_molecules_is_evaluated_where_it_is_needed():
 shards = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 
 
-@settings(deadline=None)
 @given(shards, st.integers(1, 5), st.integers(1, 64), st.integers(0, 2**31), st.integers(0, 3))
 def test_in_windows_too_every_molecule_comes_exactly_once_an_epoch(rows, window, batch, seed, epochs_before):
     order = Order(rows, batch_size=batch, seed=seed, window=window)
@@ -58,7 +56,6 @@ def test_in_windows_too_every_molecule_comes_exactly_once_an_epoch(rows, window,
     np.testing.assert_array_equal(again.molecules(steps[-1])[0], batches[0][0])
 
 
-@settings(deadline=None)
 @given(shards, st.integers(1, 5), st.integers(1, 16), st.integers(0, 40))
 def test_a_window_of_shards_is_all_that_is_needed_at_a_time_and_it_is_told_ahead(rows, window, batch, step):
     order = Order(rows, batch_size=batch, seed=3, window=window)
@@ -80,7 +77,6 @@ def test_windows_are_shuffled_inside_and_differ_from_epoch_to_epoch():
     assert np.any(np.diff(first) != 1)
 
 
-@settings(deadline=None)
 @given(sizes, st.sampled_from([1, 2, 4, 64]), st.integers(61**2, 200_000))
 def test_micro_batches_cover_the_batch_fit_the_budget_and_are_equally_many_on_every_rank(num_atoms, ranks, budget):
     plan = plan_micro_batches(num_atoms, ranks, budget)

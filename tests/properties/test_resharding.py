@@ -29,7 +29,7 @@ def cases(draw):
 
 
 @given(cases())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_readers_get_what_any_writers_wrote(case):
     sizes, kinds, writers, cuts, owners, asked, random = case
     state = random_state(sizes, kinds)

@@ -18,7 +18,7 @@ from unimol_scale.store.shards import open_store
 
 @pytest.mark.parametrize("backend", ["arrow", "lmdb"])
 @pytest.mark.parametrize("scale", [COORDINATE_SCALE, None])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_gather_returns_the_records_asked_for(backend: Backend, scale: float | None, data: st.DataObject) -> None:
     count = data.draw(st.integers(1, 15), label="molecules")
@@ -60,7 +60,7 @@ def test_gather_returns_the_records_asked_for(backend: Backend, scale: float | N
                     np.testing.assert_allclose(getattr(found, name), value, rtol=0, atol=close, err_msg=name)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(numbers=st.lists(st.integers(0, 1000), min_size=1, max_size=9), shard_rows=st.integers(1, 9))
 def test_converting_there_and_back_gives_the_same_bytes(numbers: list[int], shard_rows: int) -> None:
     records = [random_record(number) for number in numbers]

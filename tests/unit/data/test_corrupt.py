@@ -6,7 +6,7 @@ from tests.helpers.random_keys import keys, rotation
 from unimol_scale.data import corrupt
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 1000), st.integers(3, 12))
 def test_alignment_undoes_a_rigid_motion_and_never_reflects(seed, atoms):
     rng = np.random.default_rng(seed)

@@ -76,7 +76,7 @@ def test_a_loss_that_is_no_number_is_a_spike_and_is_not_remembered():
     assert detector.state() == {}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), exponent=st.integers(-40, 40), at=st.integers(64, 299), size=st.floats(1.1, 5.0))
 def test_the_unit_of_the_loss_does_not_matter(seed, exponent, at, size):
     losses = curve(seed, 300)
@@ -84,7 +84,7 @@ def test_the_unit_of_the_loss_does_not_matter(seed, exponent, at, size):
     assert alarms(losses) == alarms(losses * 2.0**exponent)  # exact in binary
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), stop=st.integers(1, 299))
 def test_a_run_that_was_killed_and_resumed_sees_the_same_spikes(seed, stop):
     losses = curve(seed, 300)

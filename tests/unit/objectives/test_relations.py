@@ -65,7 +65,7 @@ def random_graphs(seed, num_atoms, density):
 ANY_GRAPH = given(st.integers(0, 10_000), st.integers(1, 9), st.floats(0.0, 0.5))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @ANY_GRAPH
 def test_path_bonds_are_the_first_of_all_shortest_paths_in_any_graph_and_order(seed, num_atoms, density):
     features, path = random_graphs(seed, num_atoms, density)
@@ -91,7 +91,7 @@ def test_in_a_tree_the_bonds_on_the_only_path_are_the_ones_to_predict():
     assert (classes != NO_CLASS).any()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @ANY_GRAPH
 def test_edge_classes_are_those_of_one_shortest_path_in_any_graph(seed, num_atoms, density):
     features, path = random_graphs(seed, num_atoms, density)

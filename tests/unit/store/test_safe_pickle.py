@@ -59,7 +59,7 @@ plain = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(value=plain, protocol=st.sampled_from([3, 4, 5]))
 def test_plain_values_come_out_as_they_went_in(value: object, protocol: int) -> None:
     assert safe_pickle.loads(pickle.dumps(value, protocol)) == value
@@ -179,7 +179,7 @@ def test_a_value_that_claims_or_has_too_much_is_refused_without_the_memory() -> 
         safe_pickle.loads(bytes(safe_pickle.MAX_BYTES + 1))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_damage_never_gives_anything_but_a_store_error(data: st.DataObject) -> None:
     record = {"atoms": ["C", "H"], "coordinates": ARRAYS[:3], "smi": "C", "target": (1, 0.5)}

@@ -103,7 +103,7 @@ def test_the_selection_does_not_depend_on_how_the_set_is_cut(tmp_path: Path, cur
     assert all(result == results[0] for result in results[1:])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(st.integers(1, 40), min_size=1, max_size=60),
     st.floats(0.01, 0.5),
@@ -138,7 +138,7 @@ def test_validation_keeps_to_its_budget_and_splits_no_scaffold(
     assert all(size > budget - selection.num_valid for size in unused)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(st.integers(1, 40), min_size=1, max_size=60),
     st.integers(1, 60),
@@ -164,7 +164,7 @@ def test_a_number_for_validation_is_exact_at_random_and_never_exceeded_by_scaffo
         assert bool(valid) == (min(sizes) <= count)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.lists(st.integers(0, 70), min_size=2, max_size=4),
     st.integers(0, 1000),

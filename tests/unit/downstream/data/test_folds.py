@@ -46,7 +46,7 @@ def tables(draw):
     return [scaffolds[at] for at in order], usable
 
 
-@settings(deadline=None, max_examples=40)  # the machine may be busy
+@settings(max_examples=40)
 @given(tables(), st.sampled_from(["random-kfold", "scaffold-kfold"]), st.integers(2, 5), st.integers(0, 3))
 def test_every_usable_row_is_tested_once_a_repeat_and_groups_stay_whole(table, kind, folds, seed):
     scaffolds, usable = table
