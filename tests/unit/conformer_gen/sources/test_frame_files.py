@@ -14,6 +14,7 @@ from conformer_gen.sources.config import SourceConfig
 from conformer_gen.sources.frame_files import hdf5
 from conformer_gen.sources.frame_files.xyz import read_xyz
 from conformer_gen.sources.frame_settings import FramesConfig
+from conformer_gen.sources.inputs.text_streams import TextStream
 from conformer_gen.sources.molecule import SourceMolecule
 from conformer_gen.sources.reader import read_source
 from tests.helpers.frame_files import (
@@ -235,13 +236,10 @@ def test_frames_are_grouped_by_name_smiles_or_graph(tmp_path: Path) -> None:
 
 
 def test_frames_are_read_one_after_another() -> None:
-    class Endless:
-        name, stem = "a.xyz", "a"
-        text = itertools.chain.from_iterable(
-            ("3\n", f"name=m{at}\n", *WATER.splitlines(keepends=True)) for at in itertools.count()
-        )
-
-    rows = read_xyz(Endless(), SourceConfig(name="xyz", input=("a.xyz",)))
+    endless = itertools.chain.from_iterable(
+        ("3\n", f"name=m{at}\n", *WATER.splitlines(keepends=True)) for at in itertools.count()
+    )
+    rows = read_xyz(TextStream("a.xyz", endless), SourceConfig(name="xyz", input=("a.xyz",)))
     assert [row.id for row in itertools.islice(rows, 3)] == ["m0", "m1", "m2"]
 
 
