@@ -17,6 +17,7 @@ from unimol_scale.downstream.fold_statistics import corrected_interval
 
 NAME = "label_efficiency.png"
 _COLUMNS = 4
+_MARGIN = 1.15
 _MARKS = "osD^vPX*"
 _COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")  # grey is of scratch
 
@@ -73,6 +74,7 @@ def draw_label_efficiency(path: Path, results: Sequence[SetResults]) -> None:
     """Draw, for each set, the mean scores with their intervals against the share of the labels."""
     sets = [name for name in dict.fromkeys(one.set for one in results) if any(o.main for o in results if o.set == name)]
     names = list(dict.fromkeys(result.name for one in results for result in one.main))
+    shares = sorted({one.fraction for one in results if one.main})
     columns = min(_COLUMNS, len(sets))
     height = math.ceil(len(sets) / columns)
     figure = Figure(figsize=(3.4 * columns, 2.9 * height + 0.5 + 0.2 * len(names) / columns), layout="constrained")
@@ -87,6 +89,7 @@ def draw_label_efficiency(path: Path, results: Sequence[SetResults]) -> None:
         axes.set_title(name, fontsize=10)
         axes.set_ylabel(f"{outcome.metric}{unit}, {better} is better", fontsize=8)
         axes.set_xscale("log")
+        axes.set_xlim(shares[0] / _MARGIN, shares[-1] * _MARGIN)
         ticks = [one.fraction for one in here]
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         axes.xaxis.set_minor_locator(NullLocator())
