@@ -10,6 +10,7 @@ from conformer_gen.chemistry.atropisomers import axes_of
 from conformer_gen.chemistry.config import ConformerConfig, CurateConfig
 from conformer_gen.chemistry.conformers import CuratedMolecule, generate_conformers
 from conformer_gen.chemistry.curate import Curated, Rejected, curate_molecule
+from conformer_gen.chemistry.geometry import parse_smiles
 from conformer_gen.chemistry.identity import stable_hash
 from conformer_gen.sources.molecule import SourceMolecule
 from unimol_scale.store.schema import ConformerOrigin, ConformerStereo, MoleculeRecord
@@ -89,6 +90,16 @@ def test_removing_hydrogens_leaves_the_molecule_what_it_is(smiles: str, hydrogen
     assert len(made.bond_index) == stored.GetNumBonds()
     if as_block:
         assert made.conformer_origin.tolist() == [ConformerOrigin.FILE]
+
+
+@pytest.mark.parametrize("smiles", ["[H]C([H])([H])[H-]", "[H]C([H])([H])[H+]", "[H]C([H])([H])[2H-]"])
+def test_beside_a_charged_hydrogen_all_hydrogens_stay_when_a_smiles_is_read(smiles: str) -> None:
+    read = parse_smiles(smiles)
+    assert isinstance(read, Chem.Mol)
+    assert read.GetNumAtoms() == smiles.count("H") + 1
+    without = parse_smiles(smiles.replace("-]", "]").replace("+]", "]"))
+    assert isinstance(without, Chem.Mol)
+    assert without.GetNumAtoms() < read.GetNumAtoms()
 
 
 @pytest.mark.parametrize("smiles", ["C[H+]", "[O-][H+]"])
