@@ -205,8 +205,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--earlier",
         type=Path,
         metavar="DIR",
-        help="folder of an earlier report by cross-validation, whose sets and fractions are reported as well unless "
-        "they are computed or collected now",
+        help="folder of an earlier report by cross-validation, whose results are reported as well unless they are "
+        "computed or collected now",
     )
     parser.add_argument("--output", type=Path, metavar="FILE.md", help="file for the tables")
     return parser

@@ -50,10 +50,14 @@ def write_fold_report(path: Path, command: str, results: Sequence[SetResults]) -
 def _head(made: str, results: Sequence[SetResults], folder: str) -> list[str]:
     earlier: dict[str, list[str]] = {}
     for one in results:
+        shown = f"{one.set} {one.fraction:.0%}"
         if one.made:
-            earlier.setdefault(one.made, []).append(f"{one.set} {one.fraction:.0%}")
+            earlier.setdefault(one.made, []).append(shown)
+        for of_earlier in dict.fromkeys(one.made_of.values()):
+            names = [name for name, made_then in one.made_of.items() if made_then == of_earlier]
+            earlier.setdefault(of_earlier, []).append(f"{shown} ({', '.join(names)})")
     taken = [
-        f"- from an earlier report, with its predictions rounded to 0.4 %: {', '.join(sets)}; {of_earlier}"
+        f"- from an earlier report, with its predictions rounded to 0.4 %: {'; '.join(sets)}; {of_earlier}"
         for of_earlier, sets in earlier.items()
     ]
     return [

@@ -93,6 +93,7 @@ class KeptSet:
         fold_scores: name → score of each fold.
         rates: start → learning rate of each fold.
         made: when, where and by which command.
+        made_of: result → the same, for those that are of another report than the rest.
     """
 
     set: str
@@ -102,6 +103,7 @@ class KeptSet:
     results: dict[str, KeptResult]
     fold_scores: dict[str, tuple[float, ...]]
     rates: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    made_of: dict[str, str] = field(default_factory=dict)
 
 
 def write_results(folder: Path, made: str, results: Sequence[SetResults]) -> None:
@@ -160,6 +162,7 @@ def _kept(one: SetResults) -> KeptSet:
         set=one.set,
         fraction=one.fraction,
         made=one.made,
+        made_of=dict(one.made_of),
         data=KeptData(
             name=outcome.name,
             task=outcome.task,
@@ -217,6 +220,7 @@ def _results(kept: KeptSet, table: pa.Table, folder: Path) -> SetResults:
         set=kept.set,
         fraction=kept.fraction,
         made=kept.made,
+        made_of=kept.made_of,
         starts=tuple(
             ChosenStart(
                 result=result(name),

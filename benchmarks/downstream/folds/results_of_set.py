@@ -1,7 +1,7 @@
 """All results of one set with one fraction of the training labels, and which of their differences are significant."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -143,6 +143,7 @@ class SetResults:
         baselines: the fingerprint baselines one by one, for their means.
         probes: linear models on the vectors of the starts.
         made: for results of an earlier report, when, where and by which command it was made; otherwise "".
+        made_of: the same for those results, by name, that are of another report than the rest.
     """
 
     set: str
@@ -152,6 +153,7 @@ class SetResults:
     baselines: tuple[FoldResult, ...] = ()
     probes: tuple[Probe, ...] = ()
     made: str = ""
+    made_of: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_alike(self.all_results)
@@ -241,6 +243,27 @@ class SetResults:
         if key not in self._pairs:
             self._pairs[key] = Family([one, other])
         return self._pairs[key]
+
+
+def joined(new: SetResults, earlier: SetResults) -> SetResults:
+    """Return the results of both: those of the same name from ``new``, and those from random weights last.
+
+    Raises:
+        ConfigError: they are not of the same rows in the same folds.
+    """
+    names = {one.name for one in (*new.all_results, *new.baselines)}
+    starts = [*new.starts, *(one for one in earlier.starts if one.result.name not in names)]
+    kept = [one.name for one in (*earlier.all_results, *earlier.baselines) if one.name not in names]
+    return SetResults(
+        set=new.set,
+        fraction=new.fraction,
+        starts=tuple(sorted(starts, key=lambda one: one.is_scratch)),
+        references=(*new.references, *(one for one in earlier.references if one.name not in names)),
+        baselines=(*new.baselines, *(one for one in earlier.baselines if one.name not in names)),
+        probes=(*new.probes, *(one for one in earlier.probes if one.result.name not in names)),
+        made=new.made,
+        made_of={name: earlier.made_of.get(name, earlier.made) for name in kept},
+    )
 
 
 def best_by_validation(

@@ -12,7 +12,7 @@ from benchmarks.downstream.folds.fold_probes import FrozenModel, fit_probe
 from benchmarks.downstream.folds.fold_report import write_fold_report
 from benchmarks.downstream.folds.other_tools import read_external, write_folds
 from benchmarks.downstream.folds.report_results import read_results
-from benchmarks.downstream.folds.results_of_set import ChosenStart, Probe, SetResults, best_by_validation
+from benchmarks.downstream.folds.results_of_set import ChosenStart, Probe, SetResults, best_by_validation, joined
 from benchmarks.downstream.sets import SCRATCH, SETS, chosen_sets, data_of, file_name, repeats_of, settings, twin
 from unimol_scale.downstream.comparison.fold_results import FoldResult, read_fold_result
 from unimol_scale.downstream.config import FOLDS, FinetuneConfig, Pooling
@@ -83,10 +83,14 @@ def with_earlier(found: list[SetResults], earlier: Path | None) -> list[SetResul
     Args:
         found: each of one set and share of the labels.
         earlier: folder of the report; None: there is none.
+
+    Raises:
+        ConfigError: an earlier result of the same set is not of the same rows in the same folds.
     """
-    kept = read_results(earlier) if earlier else []
-    now = {(one.set, one.fraction) for one in found}
-    everything = [*found, *(one for one in kept if (one.set, one.fraction) not in now)]
+    kept = {(one.set, one.fraction): one for one in (read_results(earlier) if earlier else [])}
+    now = {(one.set, one.fraction): one for one in found}
+    everything = [joined(one, kept[key]) if key in kept else one for key, one in now.items()]
+    everything += [one for key, one in kept.items() if key not in now]
     order = list(SETS)
     return sorted(everything, key=lambda one: (order.index(one.set), -one.fraction))
 

@@ -9,7 +9,7 @@ from benchmarks.downstream.folds import run_folds
 from benchmarks.downstream.folds.fold_report import write_fold_report
 from benchmarks.downstream.folds.report_results import RESULTS_NAME, read_results
 from benchmarks.downstream.folds.results_of_set import SetResults
-from unimol_scale.errors import SourceError
+from unimol_scale.errors import ConfigError, SourceError
 
 
 def without_first_lines(path):
@@ -65,7 +65,7 @@ def test_what_is_found_now_replaces_what_was_reported_and_the_rest_stays(results
     new = [results("BBBP", 0.25, "roc_auc", denoise=0.9, scratch=1.0), replace(old[0], baselines=())]
     joined = run_folds.with_earlier(new, tmp_path / "old")
     assert [(one.set, one.fraction) for one in joined] == [("ESOL", 1.0), ("BBBP", 1.0), ("BBBP", 0.25)]
-    assert joined[0] is new[1]
+    assert joined[0] == new[1]
     assert joined[1].made.endswith("`by the old command`")
     write_fold_report(tmp_path / "new.md", "by the new command", joined)
     assert [one.made.rpartition(": ")[2] for one in read_results(tmp_path / "new")] == [
@@ -74,6 +74,40 @@ def test_what_is_found_now_replaces_what_was_reported_and_the_rest_stays(results
     head = (tmp_path / "new.md").read_text().split("##")[0]
     assert "rounded to 0.4 %: BBBP 100%; " in head
     assert joined[1].starts[0].result.scores_J.tolist() == old[1].starts[0].result.scores_J.tolist()
+
+
+def test_a_new_start_joins_the_earlier_ones_of_its_set(results, tmp_path):
+    full = results("ESOL", denoise=0.5, scratch=1.0, baseline=0.7, chemprop=0.2, probe_of_denoise=0.6)
+    old = replace(full, references=full.references[:1])
+    write_fold_report(tmp_path / "old.md", "by the old command", [old])
+    longer = replace(old.starts[0], result=replace(full.references[1], name="longer"))
+    (both,) = run_folds.with_earlier([SetResults(set="ESOL", fraction=1.0, starts=(longer,))], tmp_path / "old")
+    assert [one.result.name for one in both.starts] == ["longer", "denoise", "scratch (denoise)"]
+    assert both.to_scratch(longer).is_significantly_better
+    assert both.to_reference(longer, both.references[0].name).value < 0
+    assert [one.title for one in both.probes] == ["denoise"]
+
+    write_fold_report(tmp_path / "new.md", "by the new command", [both])
+    assert (
+        "ESOL 100% (denoise, scratch (denoise), best fingerprint baseline, probe of denoise); "
+        in (tmp_path / "new.md").read_text()
+    )
+    (kept,) = read_results(tmp_path / "new")
+    assert kept.made.endswith("`by the new command`")
+    assert set(kept.made_of) == {result.name for result in both.all_results} - {"longer"}
+    assert kept.made_of["denoise"].endswith("`by the old command`")
+    for one, other in zip(kept.starts, both.starts, strict=True):
+        assert one.result.scores_J.tolist() == other.result.scores_J.tolist()
+
+
+def test_a_start_that_was_tested_on_other_folds_does_not_join(results, set_rows, labels_of, tmp_path):
+    write_fold_report(tmp_path / "old.md", "", [results("ESOL", denoise=0.5, scratch=1.0)])
+    data = set_rows().at(1.0)
+    other = SetResults(
+        set="ESOL", fraction=1.0, references=(data.result("tool", tmp_path, labels_of(data), start="tool"),)
+    )
+    with pytest.raises(ConfigError, match="cannot be compared"):
+        run_folds.with_earlier([other], tmp_path / "old")
 
 
 def test_another_folder_is_refused(tmp_path):
