@@ -9,6 +9,7 @@ from unimol_scale.data.input_views import InputsSeen
 from unimol_scale.downstream.data.pretraining_data import size_quantile
 from unimol_scale.downstream.publishing.pretraining_records import PretrainingRecords
 from unimol_scale.errors import ConfigError
+from unimol_scale.store.manifest import Manifest
 
 FRONT = """---
 license: mit
@@ -104,7 +105,7 @@ def _data(records: PretrainingRecords) -> list[str]:
     excluded = _names(manifest.parameters.get("exclude"))
     what = "scaffolds" if manifest.parameters.get("exclude_by") == "scaffold" else "molecules"
     rows = [
-        ("source", f"{manifest.source}: {', '.join(_names(manifest.parameters.get('inputs'))) or 'see the store'}"),
+        ("source", _sources(manifest)),
         ("molecules read, stored", f"{manifest.counts.read:,}, {manifest.counts.stored:,}"),
         ("training molecules", f"{records.distinct:,}"),
         (f"{atoms}: 1 %, median, 99 %", ", ".join(map(str, quantiles))),
@@ -175,6 +176,15 @@ def _domain(records: PretrainingRecords) -> list[str]:
     if rare:
         lines.append(f"- seen more rarely: {', '.join(rare)}; no others")
     return [*lines, ""]
+
+
+def _sources(manifest: Manifest) -> str:
+    """Return the sources of a store, each with the names of its files."""
+    several = manifest.parameters.get("sources", {})
+    sources = [(one["name"], one.get("inputs")) for one in several.values()] or [
+        (manifest.source, manifest.parameters.get("inputs"))
+    ]
+    return "; ".join(f"{name}: {', '.join(_names(files)) or 'see the store'}" for name, files in sources)
 
 
 def _names(files: Any) -> list[str]:  # noqa: ANN401 - of a manifest

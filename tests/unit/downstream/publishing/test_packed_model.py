@@ -1,5 +1,7 @@
 """A finished run becomes a folder for others, with a card of what was recorded. The hub is a stand-in."""
 
+import hashlib
+import json
 import shutil
 import sys
 import types
@@ -49,6 +51,21 @@ def test_the_card_says_what_was_recorded(run, tmp_path):
     store = us.open_store(tmp_path / "stores" / "arrow")
     assert f"on {len(store.train):,} molecules" in card
     assert "elements that at least one molecule in a thousand has: C" in card
+
+
+def test_the_card_of_a_model_from_several_sources_names_the_files_of_each(run, tmp_path):
+    manifest = tmp_path / "stores" / "arrow" / "manifest.json"
+    tree = json.loads(manifest.read_text())
+    light = {"name": "zinc20", "inputs": ["AAAA.smi (12 bytes)", "BBAA.smi (20 bytes)"]}
+    heavy = {"name": "smiles", "inputs": ["mine.smi (9 bytes)"]}
+    tree |= {"source": "zinc20 + smiles", "parameters": {"sources": {"zinc20-1": light, "smiles-2": heavy}}}
+    manifest.write_text(json.dumps(tree))
+    summary = json.loads((run / "summary.json").read_text())
+    summary["data_manifest_sha256"] = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    (run / "summary.json").write_text(json.dumps(summary))
+    pack_model(run, tmp_path / "small-1")
+    card = (tmp_path / "small-1" / "README.md").read_text()
+    assert "| source | zinc20: AAAA.smi, BBAA.smi; smiles: mine.smi |" in card
 
 
 def test_a_packed_model_is_found_by_its_name_and_computes_what_the_run_computes(run, box, capsys):
