@@ -198,7 +198,7 @@ def test_of_several_files_the_later_win_and_an_error_names_the_right_one(run, tm
 def test_without_from_the_model_of_the_package_is_fitted(run):
     status, out, _ = run("finetune", "--data", "set.csv", "--target", "length", "--seeds", "1", *SHORT, "inputs=2d")
     assert status == 0
-    assert "finetuned/set-unimol-scale-2m/report.md" in out
+    assert "finetuned/set-unimol-scale-2m-v2/report.md" in out
 
 
 def test_none_and_the_data_may_be_settings(run, tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from unimol_scale.common.run_files import MODEL_CARD_NAME
 
-DEFAULT_MODEL = "unimol-scale-2m"  # of commands and calls that name no model
+DEFAULT_MODEL = "unimol-scale-2m-v2"  # of commands and calls that name no model
 MODEL_HELP = "a run, a checkpoint, a name of `model list`, or owner/name on the Hugging Face hub"  # values of --from
 SHIPPED_FOLDER = Path(__file__).parents[1] / "shipped"
 
@@ -45,7 +45,7 @@ def shipped_models() -> list[ShippedModel]:
     Example:
         >>> import unimol_scale as us
         >>> [model.name for model in us.shipped_models()]
-        ['unimol-scale-2m']
+        ['unimol-scale-2m', 'unimol-scale-2m-v2']
     """
     folders = sorted(path.parent for path in SHIPPED_FOLDER.glob(f"*/{MODEL_CARD_NAME}"))
     return [ShippedModel(name=folder.name, folder=folder, about=_first_paragraph(folder)) for folder in folders]

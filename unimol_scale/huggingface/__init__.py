@@ -2,7 +2,7 @@
 
     from unimol_scale.huggingface import SmilesCollator, UniMol2Model
 
-    model = UniMol2Model.from_unimol_scale("unimol-scale-2m")
+    model = UniMol2Model.from_unimol_scale("unimol-scale-2m-v2")
     model.save_pretrained("folder")                       # or model.push_to_hub("owner/name")
     model = AutoModel.from_pretrained("folder")           # other programs need trust_remote_code=True
     output = model(**SmilesCollator(model.config)(["CCO", "c1ccccc1O"]))

@@ -1,6 +1,6 @@
 """Writes the model card of a pretrained model, README.md, from the records of its run and its store."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from unimol_scale.common.report.markdown import markdown_table
@@ -55,14 +55,14 @@ def model_card(
     if not name or len(name.splitlines()) != 1:
         raise ConfigError(f"a model's name must be one line, not {name!r}")
     objective = str(records.summary.value("objective", str))
-    views = [SHOWN[view] for view in (seen.views if seen else ("2d+3d" if geometry else "2d",))]
+    views = seen.views if seen else ("2d+3d" if geometry else "2d",)
     return "\n".join(
         [
             FRONT.format(objective=objective),
             f"# {name}",
             "",
             f"{parameters:,} parameters, pretrained by {OBJECTIVES.get(objective, objective)} on "
-            f"{records.distinct:,} molecules. It sees {_listed(views)}, and its vectors "
+            f"{records.distinct:,} molecules. It sees {_shown(views)}, and its vectors "
             f"have {width} numbers.",
             "",
             *_use(name, width),
@@ -77,6 +77,13 @@ def model_card(
             "",
         ]
     )
+
+
+def _shown(views: Collection[str]) -> str:
+    """Return in words what a model sees, for any choice of the keys of ``SHOWN``."""
+    if set(views) == set(SHOWN):
+        return "the molecular graph, a 3D conformer, or both"
+    return _listed([SHOWN[view] for view in views])
 
 
 def _use(name: str, width: int) -> list[str]:

@@ -103,7 +103,7 @@ def test_why_no_store_is_known_is_said(tmp_path):
     assert "is not on this machine" in pretraining_data.store_of(run_of(tmp_path / "gone", tmp_path / "nowhere")).missing
     assert "not on this machine" in pretraining_data.store_of(run_of(tmp_path / "far", "s3://bucket/zinc")).missing
     assert "does not say what it was pretrained on" in pretraining_data.store_of(tmp_path / "weights").missing
-    assert "`unimol-scale model card unimol-scale-2m` describes" in pretraining_data.store_of(Path("unimol-scale-2m")).missing
+    assert "`unimol-scale model card unimol-scale-2m-v2` describes" in pretraining_data.store_of(Path("unimol-scale-2m-v2")).missing
 
 
 def test_a_damaged_summary_does_not_keep_a_run_from_being_used(tmp_path):

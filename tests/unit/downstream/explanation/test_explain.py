@@ -40,7 +40,7 @@ def counter(place):
     smiles = make_molecules()
     data = write_table(place / "planted.csv", smiles=smiles, nitrogens=[count_nitrogens(text) for text in smiles])
     config = FinetuneConfig(
-        data=data, pretrained="unimol-scale-2m", targets=("nitrogens",), units={"nitrogens": "atoms"},
+        data=data, pretrained="unimol-scale-2m-v2", targets=("nitrogens",), units={"nitrogens": "atoms"},
         split="random", seeds=1, output=place / "counter", cache=place / "cache", conformer_workers=1, device="cpu",
         inputs="2d", train=fitting(epochs=10, learning_rate=5e-4, batch_size=16), baselines=False,
     )  # fmt: skip
