@@ -53,9 +53,10 @@ def _head(made: str, results: Sequence[SetResults], folder: str) -> list[str]:
         shown = f"{one.set} {one.fraction:.0%}"
         if one.made:
             earlier.setdefault(one.made, []).append(shown)
+        everything = [result.name for result in (*one.all_results, *one.baselines)]
         for of_earlier in dict.fromkeys(one.made_of.values()):
-            names = [name for name, made_then in one.made_of.items() if made_then == of_earlier]
-            earlier.setdefault(of_earlier, []).append(f"{shown} ({', '.join(names)})")
+            others = [name for name in everything if one.made_of.get(name) != of_earlier]
+            earlier.setdefault(of_earlier, []).append(f"{shown} (all but {', '.join(others)})")
     taken = [
         f"- from an earlier report, with its predictions rounded to 0.4 %: {'; '.join(sets)}; {of_earlier}"
         for of_earlier, sets in earlier.items()
