@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
+from benchmarks.downstream.folds.fold_baselines import BEST
 from unimol_scale.downstream.comparison.compare import Comparison, compare_results
 from unimol_scale.downstream.comparison.fold_results import FoldResult, check_alike
 from unimol_scale.downstream.config import Pooling
@@ -246,19 +247,20 @@ class SetResults:
 
 
 def joined(new: SetResults, earlier: SetResults) -> SetResults:
-    """Return the results of both: those of the same name from ``new``, and those from random weights last.
+    """Return the results of both, in the order that ``SetResults`` asks for: those of the same name from ``new``.
 
     Raises:
         ConfigError: they are not of the same rows in the same folds.
     """
     names = {one.name for one in (*new.all_results, *new.baselines)}
     starts = [*new.starts, *(one for one in earlier.starts if one.result.name not in names)]
+    references = [*new.references, *(one for one in earlier.references if one.name not in names)]
     kept = [one.name for one in (*earlier.all_results, *earlier.baselines) if one.name not in names]
     return SetResults(
         set=new.set,
         fraction=new.fraction,
         starts=tuple(sorted(starts, key=lambda one: one.is_scratch)),
-        references=(*new.references, *(one for one in earlier.references if one.name not in names)),
+        references=tuple(sorted(references, key=lambda one: one.name != BEST)),
         baselines=(*new.baselines, *(one for one in earlier.baselines if one.name not in names)),
         probes=(*new.probes, *(one for one in earlier.probes if one.result.name not in names)),
         made=new.made,

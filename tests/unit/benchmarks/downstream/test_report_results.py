@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.downstream.folds import run_folds
+from benchmarks.downstream.folds.fold_baselines import BEST
 from benchmarks.downstream.folds.fold_report import write_fold_report
 from benchmarks.downstream.folds.report_results import RESULTS_NAME, read_results
 from benchmarks.downstream.folds.results_of_set import SetResults
@@ -95,6 +96,14 @@ def test_a_new_start_joins_the_earlier_ones_of_its_set(results, tmp_path):
     assert kept.made_of["denoise"].endswith("`by the old command`")
     for one, other in zip(kept.starts, both.starts, strict=True):
         assert one.result.scores_J.tolist() == other.result.scores_J.tolist()
+
+
+def test_the_fingerprint_baseline_stays_the_first_reference_when_a_tool_joins(results, tmp_path):
+    full = results("ESOL", denoise=0.5, scratch=1.0, baseline=0.7, chemprop=0.2)
+    write_fold_report(tmp_path / "old.md", "", [replace(full, references=full.references[:1])])
+    tool = SetResults(set="ESOL", fraction=1.0, references=full.references[1:])
+    (both,) = run_folds.with_earlier([tool], tmp_path / "old")
+    assert [one.name for one in both.references] == [BEST, "chemprop"]
 
 
 def test_a_start_that_was_tested_on_other_folds_does_not_join(results, set_rows, labels_of, tmp_path):
