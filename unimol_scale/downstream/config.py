@@ -213,6 +213,9 @@ class FinetuneConfig(LabelSettings, TuneSettings):
         cache: folder in which conformers are kept.
         conformer_workers: number of processes that generate conformers; None: all cores.
         device: auto, cpu or cuda.
+        models_at_once: number of models to train at the same time, each in a process of its own. None: on a CPU, what
+            its cores and memory suit; 1 on a GPU. The scores are those of another draw of dropout, as with another
+            number of cores.
         train: settings of the training of each model.
         head: network from the molecule's vector to predictions; it starts with a layer norm, followed by: ``mlp``
             (linear, GELU, dropout, linear), ``linear`` (dropout, linear; as in D&D), or ``dense-tanh`` (dropout,
@@ -269,6 +272,7 @@ class FinetuneConfig(LabelSettings, TuneSettings):
     cache: Path = Path("data/cache")
     conformer_workers: int | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    models_at_once: int | None = None
     train: FinetuneTrainConfig = dataclasses.field(default_factory=FinetuneTrainConfig)
     head: HeadName = DEFAULT_HEAD
     baselines: bool = True
@@ -301,7 +305,15 @@ class FinetuneConfig(LabelSettings, TuneSettings):
             )
         if not 0.0 < self.label_fraction <= 1.0:
             raise ConfigError(f"label_fraction must be above 0 and at most 1, got {self.label_fraction}")
-        for name in ("seeds", "max_atoms", "conformers", "conformer_workers", "valid_rows", "repeats"):
+        for name in (
+            "seeds",
+            "max_atoms",
+            "conformers",
+            "conformer_workers",
+            "models_at_once",
+            "valid_rows",
+            "repeats",
+        ):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
         METRICS.check(self.metric, "metric")

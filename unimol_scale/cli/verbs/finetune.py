@@ -1,7 +1,7 @@
 """The verb ``finetune``: arguments and printing. Imports the rest only when it runs."""
 
 import argparse
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -26,7 +26,7 @@ FLAGS = {
         "metric", "seeds", "seed", "size", "fragments", "output", "cache", "device", "pretraining_store", "targets",
         "reinitialise", "skip_bad", "pretrained", "hydrogens", "conformers", "folds", "repeats", "baselines",
         "positive", "class_weights", "order", "censored", "weight_column", "transform",
-        "coverage", "conformal", "calibration_fraction", "domain", "tune", "learning_curve",
+        "coverage", "conformal", "calibration_fraction", "domain", "tune", "learning_curve", "models_at_once",
     )
 } | {"probe": "train.probe", "lora": "train.lora_rank"}  # fmt: skip
 
@@ -131,35 +131,7 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         choices=get_args(Probe),
         help="fit only a head, to vectors that are computed once; takes seconds (default: train the whole model)",
     )
-    add(
-        "--baselines",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="compare with random forests and gradient boosting on fingerprints and descriptors (default: yes)",
-    )
-    add(
-        "--coverage",
-        type=float,
-        metavar="C",
-        help="target coverage of the intervals or class sets that predict writes (default: 0.9)",
-    )
-    add(
-        "--conformal",
-        choices=("plain", "normalised"),
-        help="prediction intervals of one width, or normalised: wider where seeds disagree (default: plain)",
-    )
-    add(
-        "--calibration-fraction",
-        type=float,
-        metavar="F",
-        help="fraction of the training rows set aside to calibrate the intervals (default: 0)",
-    )
-    add(
-        "--domain",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="save the training molecules, so that predict can name the nearest one (default: yes)",
-    )
+    _add_evaluation(add)
     add(
         "--plan",
         metavar="DEVICE",
@@ -213,6 +185,13 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         help="where to compute; auto uses a GPU if there is one (default: auto)",
     )
     add(
+        "--models-at-once",
+        type=int,
+        metavar="N",
+        help="models to train at the same time, each in a process of its own (default: on a CPU, what its cores and "
+        "memory suit; 1 on a GPU)",
+    )
+    add(
         "--config",
         type=Path,
         metavar="FILE",
@@ -222,6 +201,39 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     add("assignments", nargs="*", metavar="key=value", help="any other key, such as train.learning_rate=5e-5")
     verb.set_defaults(run=_run, stopped=GOES_ON)
     verb.take_settings(_settings)
+
+
+def _add_evaluation(add: Callable[..., object]) -> None:
+    """Declare what is measured beside the scores of the models."""
+    add(
+        "--baselines",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="compare with random forests and gradient boosting on fingerprints and descriptors (default: yes)",
+    )
+    add(
+        "--coverage",
+        type=float,
+        metavar="C",
+        help="target coverage of the intervals or class sets that predict writes (default: 0.9)",
+    )
+    add(
+        "--conformal",
+        choices=("plain", "normalised"),
+        help="prediction intervals of one width, or normalised: wider where seeds disagree (default: plain)",
+    )
+    add(
+        "--calibration-fraction",
+        type=float,
+        metavar="F",
+        help="fraction of the training rows set aside to calibrate the intervals (default: 0)",
+    )
+    add(
+        "--domain",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="save the training molecules, so that predict can name the nearest one (default: yes)",
+    )
 
 
 def _settings() -> tuple[type[Any], Mapping[str, str]]:

@@ -11,23 +11,18 @@ import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from unimol_scale.checkpoints.weights import load_pretrained
-from unimol_scale.common.machine.devices import pick_device
+import torch
+
 from unimol_scale.common.output_checks import require_folder
 from unimol_scale.downstream.baselines.baseline_results import BaselineResults
 from unimol_scale.downstream.config import FinetuneConfig
-from unimol_scale.downstream.data.inputs import ChosenInputs, check_conformers, require_conformers
-from unimol_scale.downstream.data.pretraining_data import (
-    store_of,
-)
+from unimol_scale.downstream.data.inputs import ChosenInputs, check_conformers
 from unimol_scale.downstream.data.skipped_rows import write_skipped
-from unimol_scale.downstream.data.splitting.parts import DataSplit, Fold
+from unimol_scale.downstream.data.splitting.parts import Fold
 from unimol_scale.downstream.finetuning import results
 from unimol_scale.downstream.finetuning.adaptation.freezing import check_trained_layers
 from unimol_scale.downstream.finetuning.against_baselines import FittedMember, judge_baselines
-from unimol_scale.downstream.finetuning.atom_references import FittedReferences
 from unimol_scale.downstream.finetuning.cautions import count_labelled_molecules, mean_scores
 from unimol_scale.downstream.finetuning.confidence.assess import Assessment, FinishedModels, asks_anew, assess
 from unimol_scale.downstream.finetuning.finetuning_folder import (
@@ -36,7 +31,6 @@ from unimol_scale.downstream.finetuning.finetuning_folder import (
     write_settings,
 )
 from unimol_scale.downstream.finetuning.folds.fold_files import write_out_of_fold, write_splits
-from unimol_scale.downstream.finetuning.labelled_rows import Rows, load_rows
 from unimol_scale.downstream.finetuning.model.noisy_nodes import NOISE_NEEDS_3D
 from unimol_scale.downstream.finetuning.model.saved_model import (
     FORMAT_VERSION,
@@ -60,17 +54,17 @@ from unimol_scale.downstream.finetuning.problem.data_notes import (
 )
 from unimol_scale.downstream.finetuning.problem.identity import identify_start, sees_hydrogens
 from unimol_scale.downstream.finetuning.problem.inner_folds import tune_problem
-from unimol_scale.downstream.finetuning.problem.seed_problem import SeedProblem, StartingModel
+from unimol_scale.downstream.finetuning.problem.prepare_problems import prepare_problems
+from unimol_scale.downstream.finetuning.problem.seed_problem import SeedProblem
 from unimol_scale.downstream.finetuning.problem.training_forecast import TrainingAmount, TrainingForecast
+from unimol_scale.downstream.finetuning.processes.fit_in_processes import fit_in_processes
+from unimol_scale.downstream.finetuning.processes.models_at_once import models_at_once
 from unimol_scale.downstream.finetuning.reporting.finetune_report import write_report
 from unimol_scale.downstream.finetuning.reporting.learning_curve import lacks_curve, measure_curve
 from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
-from unimol_scale.downstream.finetuning.row_parts import check_labels, count_rows, split_labelled, take_off_references
+from unimol_scale.downstream.finetuning.row_parts import count_rows
 from unimol_scale.downstream.finetuning.tuning.search import require_optuna
 from unimol_scale.downstream.finetuning.tuning.tuning_lines import describe_search
-from unimol_scale.downstream.metric import Metric
-from unimol_scale.downstream.metrics import default_metric
-from unimol_scale.downstream.registry import METRICS
 from unimol_scale.engine.parallel.ranks import Ranks
 from unimol_scale.errors import ConfigError
 from unimol_scale.model.presets import ModelConfig
@@ -104,7 +98,7 @@ def finetune(config: FinetuneConfig, ranks: Ranks | None = None) -> FinetuneResu
         if not wants_baselines and not wants_curve and not asks_anew(finished.confidence, config):
             return finished
     _check_model(config, model, chosen)
-    problems = _prepare(config, model, chosen, hashes, ranks)
+    problems = prepare_problems(config, model, chosen, hashes, ranks)
     problem = problems[0]
     write_settings(folder, config, hashes)
     write_splits(folder, problem.rows.molecules.smiles, [(each.fold, each.split) for each in problems])
@@ -150,7 +144,7 @@ def follow(config: FinetuneConfig, ranks: Ranks) -> None:
     problems: dict[Fold | None, SeedProblem] = {}
     while (job := ranks.told_by_main()) is not None:
         if not problems:
-            problems = {each.fold: each for each in _prepare(job.config, model, chosen, hashes, ranks)}
+            problems = {each.fold: each for each in prepare_problems(job.config, model, chosen, hashes, ranks)}
         fit_as_told(replace(problems[job.fold], config=job.config, split=job.split), job.seed)
 
 
@@ -172,22 +166,33 @@ def _fit_all(problems: Sequence[SeedProblem], config: FinetuneConfig) -> list[Fi
     members = [
         (each, config.seed + place * count + number) for place, each in enumerate(problems) for number in range(count)
     ]
-    forecast = _forecast(members)
+    missing = [(each, seed) for each, seed in members if not is_fitted(each, seed)]
+    cores = torch.get_num_threads()
+    at_once = models_at_once([each for each, _ in missing], cores) if missing else 1
+    forecast = _forecast(missing, len(members), at_once)
+    if forecast is not None and at_once > 1:
+        fit_in_processes(config, missing, at_once, cores, forecast)
     seeds = [fit_seed(each, seed, forecast) for each, seed in members]
     if config.is_kfold:
         write_out_of_fold(config.folder, [seed.outcome for seed in seeds])
     return seeds
 
 
-def _forecast(members: Sequence[tuple[SeedProblem, int]]) -> TrainingForecast | None:
-    """Say how much there is to train; None: nothing, since a probe is fitted or all models are there."""
-    missing = [each for each, seed in members if not is_fitted(each, seed)]
-    if not missing or missing[0].config.train.probe is not None:
+def _forecast(missing: Sequence[tuple[SeedProblem, int]], models: int, at_once: int) -> TrainingForecast | None:
+    """Say how much there is to train; None: nothing, since a probe is fitted or all models are there.
+
+    Args:
+        missing: what is to be fitted, and the seed of each model.
+        models: number of all models.
+        at_once: number of models that are trained at the same time.
+    """
+    if not missing or missing[0][0].config.train.probe is not None:
         return None
-    first = missing[0]
+    first = missing[0][0]
     amount = TrainingAmount(
         models=len(missing),
-        finished=len(members) - len(missing),
+        finished=models - len(missing),
+        at_once=at_once,
         train=len(first.split.train),
         valid=len(first.split.valid) * first.config.conformers,
         config=first.config.train,
@@ -219,48 +224,6 @@ def _confidence(problems: Sequence[SeedProblem], saved: FinetunedConfig, done: F
             vectors=functools.partial(seed_vectors, problem, saved),
         )
     )
-
-
-def _prepare(
-    config: FinetuneConfig, model: ModelConfig, chosen: ChosenInputs, hashes: InputHashes, ranks: Ranks | None
-) -> list[SeedProblem]:
-    """Return the problems to fit: one, or one for each fold of each repeat of a cross-validation."""
-    device = pick_device(config.device) if ranks is None else ranks.device
-    own = None if config.metric is None else METRICS.entry(config.metric)
-    sees_3d = chosen.inputs != "2d"
-    rows = load_rows(config, geometry=sees_3d)
-    if sees_3d:
-        require_conformers(rows.molecules.split)
-    metric = default_metric(rows.task) if own is None else own
-    splits = [
-        (fold, split, *_learnt(config, rows, split, metric, fold)) for fold, split in split_labelled(config, rows)
-    ]
-    start = _start(config, model)
-    return [
-        SeedProblem(
-            config=config, rows=learnt, split=split, start=start, view=chosen.view, metric=metric, device=device,
-            hashes=hashes, references=references, fold=fold, ranks=ranks,
-        )
-        for fold, split, learnt, references in splits
-    ]  # fmt: skip
-
-
-def _learnt(
-    config: FinetuneConfig, rows: Rows, split: DataSplit, metric: Metric, fold: Fold | None
-) -> tuple[Rows, dict[str, FittedReferences]]:
-    """Return the rows as the models of a split learn them, and target → subtracted energies of the elements.
-
-    Raises:
-        ConfigError: a part of the split cannot be learnt or scored. The message names the fold.
-    """
-    try:
-        learnt, references = take_off_references(config, rows, split)
-        check_labels(config, learnt, split, metric)
-    except ConfigError as error:
-        if fold is None:
-            raise
-        raise ConfigError(f"{fold} of the cross-validation: {error}") from error
-    return learnt, references
 
 
 def _result(problems: Sequence[SeedProblem], hashes: InputHashes, seeds: Sequence[SeedResult]) -> FinetuneResult:
@@ -318,19 +281,6 @@ def _saved(problem: SeedProblem, chosen: ChosenInputs, members: Sequence[Member]
         head=config.train.head_of(config.head),
         classes=dict(rows.classes),
         transforms=config.transforms_of(rows.targets),
-    )
-
-
-def _start(config: FinetuneConfig, model: ModelConfig) -> StartingModel:
-    if config.pretrained is None or config.reinitialise:
-        return StartingModel(model=model, backbone=None, coordinate_head=None, pretrained_on=None, masks=False)
-    pretrained = load_pretrained(config.pretrained).float()
-    return StartingModel(
-        model=model,
-        backbone=pretrained.backbone,
-        coordinate_head=pretrained.coordinate_head if pretrained.heads.coordinate else None,
-        pretrained_on=store_of(Path(config.pretrained)),
-        masks=pretrained.heads.token,
     )
 
 

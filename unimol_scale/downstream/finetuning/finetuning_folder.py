@@ -22,8 +22,8 @@ INPUTS_NAME = "inputs.json"
 RESULTS_NAME = "results.json"  # marks a fine-tuning as finished
 # Settings that do not change the models: an interrupted fine-tuning may continue with other values.
 FREE = frozenset(
-    {"output", "cache", "conformer_workers", "device", "train.workers", "baselines", "coverage", "conformal", "domain",
-     "learning_curve"}
+    {"output", "cache", "conformer_workers", "device", "models_at_once", "train.workers", "baselines", "coverage",
+     "conformal", "domain", "learning_curve"}
 )  # fmt: skip
 
 

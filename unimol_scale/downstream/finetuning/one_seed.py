@@ -27,7 +27,7 @@ from unimol_scale.downstream.finetuning.model.noisy_nodes import coordinate_head
 from unimol_scale.downstream.finetuning.model.property_model import PropertyModel
 from unimol_scale.downstream.finetuning.model.saved_model import FinetunedConfig, Member, load_member, save_member
 from unimol_scale.downstream.finetuning.model.training import fit, predict_conformers
-from unimol_scale.downstream.finetuning.model.training_progress import EpochProgress
+from unimol_scale.downstream.finetuning.model.training_progress import EpochProgress, TrainingProgress
 from unimol_scale.downstream.finetuning.probe.fit_probe import RATE_FACTORS
 from unimol_scale.downstream.finetuning.probe.seed_probe import fit_seed_probe
 from unimol_scale.downstream.finetuning.problem.fit_job import FitJob
@@ -66,13 +66,17 @@ def is_fitted(problem: SeedProblem, seed: int) -> bool:
     return _finished_path(problem, seed).is_file()
 
 
-def fit_seed(problem: SeedProblem, seed: int, forecast: TrainingForecast | None) -> FinishedSeed:
+def fit_seed(
+    problem: SeedProblem, seed: int, forecast: TrainingForecast | None, progress: TrainingProgress | None = None
+) -> FinishedSeed:
     """Fit the model of a seed and write it with its predictions, or read what an earlier call has written.
 
     Args:
         problem: what is fitted.
         seed: of the model.
-        forecast: of the whole fine-tuning; None: nothing is trained, since a probe is fitted or all models are there.
+        forecast: of the whole fine-tuning; None: nothing is trained, since a probe is fitted or all models are there,
+            or another process tells it.
+        progress: told of every step and epoch; None: it is shown.
 
     Raises:
         ConfigError: the file of an earlier call is damaged.
@@ -84,7 +88,7 @@ def fit_seed(problem: SeedProblem, seed: int, forecast: TrainingForecast | None)
         return strict.build(FinishedSeed, tree, strict.Origin(name=str(done), recorded=True))
     scaling = problem.scaling
     model = _new_model(problem, seed)
-    trained = _train(problem, model, seed, forecast, is_shown=True)
+    trained = _train(problem, model, seed, forecast, progress, is_shown=True)
     value_MW = _predict(problem, model, trained, seed)
     file = f"seed-{seed}.safetensors"
     member = Member(
@@ -160,7 +164,7 @@ def judge_settings(problem: SeedProblem, forecast: TrainingForecast | None) -> f
     """
     seed, test = problem.config.seed, problem.split.test
     model = _new_model(problem, seed)
-    trained = _train(problem, model, seed, forecast, is_shown=False)
+    trained = _train(problem, model, seed, forecast, None, is_shown=False)
     if trained.value_RW is None:
         reader, max_pairs = problem.reader(test), problem.config.train.max_pairs
         samples = each_conformer_once(reader, problem.make_sample, max_pairs, problem.device)
@@ -175,35 +179,42 @@ def judge_settings(problem: SeedProblem, forecast: TrainingForecast | None) -> f
 
 
 def _train(
-    problem: SeedProblem, model: PropertyModel, seed: int, forecast: TrainingForecast | None, *, is_shown: bool
+    problem: SeedProblem,
+    model: PropertyModel,
+    seed: int,
+    forecast: TrainingForecast | None,
+    progress: TrainingProgress | None,
+    *,
+    is_shown: bool,
 ) -> _Trained:
-    """Train a model in place; with ``is_shown``, show how far it is."""
+    """Train a model in place. Without a ``progress``, ``is_shown`` says whether to show how far it is."""
     config = problem.config
     if config.train.probe is not None:
-        progress = _progress(problem, seed, rates=len(RATE_FACTORS), is_shown=is_shown and config.train.probe == "mlp")
-        probe = fit_seed_probe(problem, model, seed, progress)
+        of_probe = _progress(problem, seed, rates=len(RATE_FACTORS), is_shown=is_shown and config.train.probe == "mlp")
+        probe = fit_seed_probe(problem, model, seed, of_probe)
         known = probe.value_RW if config.conformers == 1 else None  # of several, predictions are averaged
         return _Trained(epochs=probe.fitted.epochs, chosen=probe.fitted.chosen, value_RW=known)
     if problem.ranks is not None:
         job = FitJob(fold=problem.fold, config=config, split=problem.split, seed=seed)
         problem.ranks.told_by_main(job)
-    return _Trained(epochs=_fit(problem, model, seed, forecast, is_shown=is_shown))
+    progress = progress or _progress(problem, seed, is_shown=is_shown)
+    return _Trained(epochs=_fit(problem, model, seed, forecast, progress))
 
 
 def fit_as_told(problem: SeedProblem, seed: int) -> None:
     """Take part in a training as another rank than the first one, which keeps what comes of it."""
-    _fit(problem, _new_model(problem, seed), seed, None, is_shown=False)
+    _fit(problem, _new_model(problem, seed), seed, None, _progress(problem, seed, is_shown=False))
 
 
 def _fit(
-    problem: SeedProblem, model: PropertyModel, seed: int, forecast: TrainingForecast | None, *, is_shown: bool
+    problem: SeedProblem, model: PropertyModel, seed: int, forecast: TrainingForecast | None, progress: TrainingProgress
 ) -> list[Epoch]:
-    """Train a backbone and its head in place, as far as they are to be trained; with ``is_shown``, show how far."""
+    """Train a backbone and its head in place, as far as they are to be trained."""
     config, training, device, ranks = problem.config, problem.training, problem.device, problem.ranks
     adapt(model.backbone, config.train, seed)
     if forecast is not None:
         forecast.begin_model()
-    with _progress(problem, seed, is_shown=is_shown) as progress:
+    with progress:
 
         def on_step() -> None:
             progress.step()
@@ -221,7 +232,7 @@ def _fit(
 def _progress(problem: SeedProblem, seed: int, *, rates: int = 1, is_shown: bool) -> EpochProgress:
     train = problem.config.train
     return EpochProgress(
-        f"{problem.rows.name}, {f'seed {seed}' if problem.fold is None else problem.fold}",
+        problem.name_of(seed),
         train.epochs,
         problem.metric.name,
         steps=steps_per_epoch(train, len(problem.split.train)),

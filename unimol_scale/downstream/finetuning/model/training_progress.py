@@ -3,6 +3,7 @@
 import logging
 import time
 from types import TracebackType
+from typing import Protocol
 
 from unimol_scale.common.progress import ProgressDisplay, training_columns
 from unimol_scale.common.units import clock, counted
@@ -10,6 +11,22 @@ from unimol_scale.downstream.finetuning.model.epochs import Epoch
 
 _LINE_SECONDS = 10.0
 _log = logging.getLogger(__name__)
+
+
+class TrainingProgress(Protocol):
+    """Is told how far the training of one model is. It is entered before the first step and left after the last."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def step(self) -> None:
+        """Count a step."""
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Take the results of an epoch."""
 
 
 class EpochProgress:

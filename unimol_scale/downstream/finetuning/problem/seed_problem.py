@@ -78,6 +78,10 @@ class SeedProblem:
     fold: Fold | None = None
     ranks: Ranks | None = None
 
+    def name_of(self, seed: int) -> str:
+        """Return what messages call the model of a seed."""
+        return f"{self.rows.name}, {f'seed {seed}' if self.fold is None else self.fold}"
+
     @property
     def make_sample(self) -> SampleMaker:
         """Converts rows into the input of the model."""

@@ -72,24 +72,28 @@ class TrainingAmount(_Amount):
     Attributes:
         models: that are not finished yet.
         finished: models that an earlier call has finished.
+        at_once: models that are trained at the same time.
     """
 
     models: int
     finished: int
+    at_once: int = 1
 
     def describe(self) -> str:
         """Return what is to be trained, in a sentence."""
         done = f" (another {self.finished} finished earlier)" if self.finished else ""
+        at_once = f"{self.at_once} at a time, " if self.at_once > 1 else ""
         each = "each for " if self.models > 1 else "for "
         models, molecules = counted(self.models, "model"), counted(self.train, "molecule")
-        return f"training {models}{done} on {molecules}, {each}{self._up_to_epochs}"
+        return f"training {models}{done} on {molecules}, {at_once}{each}{self._up_to_epochs}"
 
     def describe_time(self, step_seconds: float) -> str:
         """Return how long the training takes if every step takes so many seconds."""
         epoch = self._epoch_seconds(step_seconds)
         which = "the training takes" if self.models == 1 else f"the {self.models} models take"
         total = self._time_of(self.models, step_seconds)
-        return f"an epoch takes about {duration_range(epoch, epoch)}, and {which} about {total} on this machine"
+        each = f"an epoch takes about {duration_range(epoch, epoch)}, and " if self.at_once == 1 else ""
+        return f"{each}{which} about {total} on this machine"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,139 @@
+"""Models that are fitted in processes are those that are fitted here, whatever happens to a process."""
+
+import dataclasses
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers.ranks import REPOSITORY
+from tests.helpers.tiny_finetuning import fitting
+from unimol_scale.downstream.finetuning.finetune import finetune
+from unimol_scale.errors import RunError
+
+# A metric that kills its process the first time that a model is judged by it.
+FATAL = """
+import os, signal
+from pathlib import Path
+
+def fatal_error(labels, predictions):
+    mark = Path(__file__).with_name("killed")
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return float(abs(labels - predictions).mean())
+"""
+
+
+@pytest.fixture
+def one_thread():
+    """Compute with one thread, as each process does; otherwise micro-batches side by side would differ in rounding."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def fatal(tmp_path, monkeypatch):
+    """The name of a fatal metric in a file of its own."""
+    (tmp_path / "fatal_metric.py").write_text(FATAL)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "fatal_metric:fatal_error"
+
+
+def weights(folder):
+    """Return the files of the models of a folder."""
+    return [path.read_bytes() for path in sorted(folder.glob("seed-*.safetensors"))]
+
+
+def test_processes_fit_the_models_that_one_process_fits(settings, tmp_path, one_thread, caplog):
+    caplog.set_level(logging.INFO, "unimol_scale")
+    config = settings(inputs="2d", seeds=3, train=fitting(epochs=3, dropout=0.2), models_at_once=1)
+    alone = finetune(config)
+    caplog.clear()
+    several = dataclasses.replace(config, output=tmp_path / "several", models_at_once=2)
+    assert finetune(several).seeds == alone.seeds
+    assert weights(several.folder) == weights(config.folder)
+    assert len(weights(several.folder)) == 3
+    said = [record.getMessage() for record in caplog.records]
+    assert any(
+        text.startswith("training 3 models on") and "2 at a time, each for up to 3 epochs" in text for text in said
+    )
+    assert sorted(text.split("]")[0] for text in said if "done after 3 epochs" in text) == [
+        "[set, seed 0", "[set, seed 1", "[set, seed 2",
+    ]  # fmt: skip
+    assert finetune(dataclasses.replace(several, models_at_once=None)).seeds == alone.seeds  # the setting may change
+
+
+def test_the_folds_of_a_cross_validation_are_fitted_in_processes(settings, tmp_path, one_thread):
+    config = settings(inputs="2d", split="random-kfold", folds=2, seeds=None, train=fitting(epochs=2), models_at_once=1)
+    several = dataclasses.replace(config, output=tmp_path / "several", models_at_once=2)
+    assert finetune(several).seeds == finetune(config).seeds
+    assert weights(several.folder) == weights(config.folder)
+
+
+def test_a_killed_process_is_reported_and_the_same_command_goes_on(settings, tmp_path, one_thread, fatal):
+    config = settings(inputs="2d", seeds=2, metric=fatal, models_at_once=2)
+    with pytest.raises(RunError, match=r"set, seed \d: its process ended .*--models-at-once 1"):
+        finetune(config)
+    done = finetune(config)
+    undisturbed = dataclasses.replace(config, output=tmp_path / "undisturbed", models_at_once=1)
+    assert finetune(undisturbed).seeds == done.seeds
+
+
+def test_what_goes_wrong_in_a_process_is_said_as_here(settings, one_thread):
+    config = settings(inputs="2d", seeds=2, train=fitting(epochs=3, learning_rate=1e30), models_at_once=2)
+    with pytest.raises(RunError, match=r"lower train\.learning_rate"):
+        finetune(config)
+
+
+def test_processes_end_with_the_command_that_is_killed(place, tmp_path):
+    command = [
+        sys.executable, "-m", "unimol_scale.cli", "finetune", "--data", place / "set.csv", "--target", "size", "--from",
+        place / "pretrained", "--inputs", "2d", "--split", "random", "--seeds", "2", "--models-at-once", "2",
+        "--output", tmp_path / "ft", "--cache", place / "cache", "--no-baselines",
+        "train.epochs=1000000", "train.patience=1000000",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen(list(map(str, command)), env=environment, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "epoch" in line and "best valid" in line:  # a model is in training
+            break
+    children = children_of(process.pid)
+    assert len(children) == 2
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    ends = time.monotonic() + 60
+    while any(map(lives, children)) and time.monotonic() < ends:
+        time.sleep(0.1)
+    assert not any(map(lives, children))
+
+
+def children_of(parent):
+    """Return the processes that a process has started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        if int(fields[1]) == parent:
+            found.append(int(path.parent.name))
+    return found
+
+
+def lives(process):
+    """Return whether a process computes still; one that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
