@@ -35,37 +35,24 @@ def write_fold_report(path: Path, command: str, results: Sequence[SetResults]) -
     place = f"{processor()}, Python {platform.python_version()}, torch {torch.__version__}"
     made = f"{datetime.datetime.now(datetime.timezone.utc).date()}, {place}: `{command}`"
     lines = [
-        *_head(made, results, folder.name),
+        *_head(made, folder.name),
         *overview(results),
         *label_efficiency(results, folder),
         *_frozen(results),
     ]
     for one in results:
         lines += _of_set(one, folder)
+    lines += _earlier(results)
     commit_text(path, "\n".join(lines))
     write_results(folder, made, results)
     write_predictions(folder / PREDICTIONS_NAME, results)
 
 
-def _head(made: str, results: Sequence[SetResults], folder: str) -> list[str]:
-    earlier: dict[str, list[str]] = {}
-    for one in results:
-        shown = f"{one.set} {one.fraction:.0%}"
-        if one.made:
-            earlier.setdefault(one.made, []).append(shown)
-        everything = [result.name for result in (*one.all_results, *one.baselines)]
-        for of_earlier in dict.fromkeys(one.made_of.values()):
-            others = [name for name in everything if one.made_of.get(name) != of_earlier]
-            earlier.setdefault(of_earlier, []).append(f"{shown} (all but {', '.join(others)})")
-    taken = [
-        f"- from an earlier report, with its predictions rounded to 0.4 %: {'; '.join(sets)}; {of_earlier}"
-        for of_earlier, sets in earlier.items()
-    ]
+def _head(made: str, folder: str) -> list[str]:
     return [
         "# The benefit of pretraining downstream, by cross-validation",
         "",
         f"- {made}",
-        *taken,
         "- means over folds of the test scores at each model's best epoch on validation, with one and the same "
         "settings for all starts; where several learning rates were tried, each fold takes the one that is best on its "
         "validation rows",
@@ -80,6 +67,24 @@ def _head(made: str, results: Sequence[SetResults], folder: str) -> list[str]:
         f"- raw out-of-fold predictions: {folder}/{PREDICTIONS_NAME}",
         "",
     ]
+
+
+def _earlier(results: Sequence[SetResults]) -> list[str]:
+    """Return which results are of earlier reports, and how those were made."""
+    sets_of: dict[str, dict[tuple[str, ...], list[str]]] = {}  # report → results → sets and shares of the labels
+    for one in results:
+        everything = [result.name for result in (*one.all_results, *one.baselines)]
+        made = {name: one.made_of.get(name, one.made) for name in everything}
+        for report in filter(None, dict.fromkeys(made.values())):
+            names = tuple(name for name in everything if made[name] == report)
+            sets_of.setdefault(report, {}).setdefault(names, []).append(f"{one.set} {one.fraction:.0%}")
+    if not sets_of:
+        return []
+    lines = ["## Results of earlier reports", "", "Their predictions are rounded to 0.4 %.", ""]
+    for report, groups in sets_of.items():
+        lines.append(f"- {report}")
+        lines += [f"    - {', '.join(names)}: {'; '.join(sets)}" for names, sets in groups.items()]
+    return [*lines, ""]
 
 
 def _frozen(results: Sequence[SetResults]) -> list[str]:

@@ -14,8 +14,13 @@ from unimol_scale.errors import ConfigError, SourceError
 
 
 def without_first_lines(path):
-    """Return a report without its head, which has the date and the command."""
-    return path.read_text().split("## Overview")[1]
+    """Return a report without its head and its end, which say how it and earlier ones were made."""
+    return path.read_text().split("## Overview")[1].split("## Results of earlier reports")[0].rstrip()
+
+
+def origins(path):
+    """Return what a report says of the results of earlier ones."""
+    return path.read_text().split("## Results of earlier reports")[1]
 
 
 def test_a_report_that_is_made_again_says_the_same(results, tmp_path):
@@ -72,8 +77,10 @@ def test_what_is_found_now_replaces_what_was_reported_and_the_rest_stays(results
     assert [one.made.rpartition(": ")[2] for one in read_results(tmp_path / "new")] == [
         "`by the new command`", "`by the old command`", "`by the new command`"
     ]  # fmt: skip
-    head = (tmp_path / "new.md").read_text().split("##")[0]
-    assert "rounded to 0.4 %: BBBP 100%; " in head
+    said = origins(tmp_path / "new.md")
+    assert "`by the old command`\n    - denoise, scratch (denoise): BBBP 100%\n" in said
+    assert "ESOL" not in said
+    assert "new command" not in said
     assert joined[1].starts[0].result.scores_J.tolist() == old[1].starts[0].result.scores_J.tolist()
 
 
@@ -89,7 +96,8 @@ def test_a_new_start_joins_the_earlier_ones_of_its_set(results, tmp_path):
     assert [one.title for one in both.probes] == ["denoise"]
 
     write_fold_report(tmp_path / "new.md", "by the new command", [both])
-    assert "ESOL 100% (all but longer); " in (tmp_path / "new.md").read_text()
+    kept_ones = "denoise, scratch (denoise), best fingerprint baseline, probe of denoise: ESOL 100%"
+    assert f"`by the old command`\n    - {kept_ones}\n" in origins(tmp_path / "new.md")
     (kept,) = read_results(tmp_path / "new")
     assert kept.made.endswith("`by the new command`")
     assert set(kept.made_of) == {result.name for result in both.all_results} - {"longer"}
