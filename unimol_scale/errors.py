@@ -43,6 +43,10 @@ class RunError(UnimolScaleError):
     """A training run, or a set of runs to be compared, cannot be used for what was requested."""
 
 
+class LostProcessError(UnimolScaleError):
+    """A process of a command has ended without a word; the same command may succeed if it is given again."""
+
+
 def version_problem(found: object, reads: int, name: str = "format_version") -> str:
     """Return what is wrong with the format version that a file states, and what to do; "" if it is fine.
 

@@ -44,7 +44,7 @@ ORDER = {
     " finetuning explanation comparison publishing",
     "unimol_scale.downstream.data": "splitting benchmarks own_geometry *",
     "unimol_scale.downstream.finetuning": "finetuning_folder adaptation model cautions labelled_rows tuning results"
-    " folds confidence predictions reporting atom_references row_parts problem probe planning *",
+    " folds confidence predictions reporting atom_references row_parts problem probe planning one_seed processes *",
     "unimol_scale.api": "equal_content table_columns molecule_inputs predictions * estimators",
     "unimol_scale.cli": "* verbs main __main__",
 }

@@ -47,6 +47,7 @@ _ARGUMENTS = {
     "--coverage": "coverage", "--no-domain": "domain=False", "--calibration-fraction": "calibration_fraction",
     "--dropout-samples": "dropout_samples",
     "--tune": "tune", "--probe": "train.probe", "--lora": "train.lora_rank", "--learning-curve": "learning_curve=True",
+    "--models-at-once 1": "models_at_once=1",
 }  # fmt: skip
 DEFAULT_OUTPUT = Path("finetuned")
 

@@ -77,8 +77,13 @@ def pair_budget(chosen: int | None, device: torch.device, largest: int) -> int:
 def concurrency_of(device: torch.device) -> tuple[int, int]:
     """Return the number of micro-batches computed at once on a device, and the number of CPU threads of each."""
     num_threads = torch.get_num_threads()
-    concurrent = min(num_threads, _MOST_CONCURRENT) if device.type == "cpu" else 1
+    concurrent = most_concurrent(num_threads) if device.type == "cpu" else 1
     return concurrent, num_threads // concurrent
+
+
+def most_concurrent(num_threads: int) -> int:
+    """Return the number of micro-batches that so many CPU threads compute at once."""
+    return min(num_threads, _MOST_CONCURRENT)
 
 
 def map_concurrently(work: Callable[[Item], Result], items: Iterable[Item], device: torch.device) -> Iterator[Result]:

@@ -213,9 +213,9 @@ class FinetuneConfig(LabelSettings, TuneSettings):
         cache: folder in which conformers are kept.
         conformer_workers: number of processes that generate conformers; None: all cores.
         device: auto, cpu or cuda.
-        models_at_once: number of models to train at the same time, each in a process of its own. None: on a CPU, what
-            its cores and memory suit; 1 on a GPU. The scores are those of another draw of dropout, as with another
-            number of cores.
+        models_at_once: number of models to train at the same time, each in a process of its own. None: as many as
+            the cores and the memory allow on a CPU, and 1 on a GPU. Scores differ slightly from those of models that
+            are trained one after another, because dropout draws other numbers.
         train: settings of the training of each model.
         head: network from the molecule's vector to predictions; it starts with a layer norm, followed by: ``mlp``
             (linear, GELU, dropout, linear), ``linear`` (dropout, linear; as in D&D), or ``dense-tanh`` (dropout,

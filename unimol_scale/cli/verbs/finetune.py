@@ -188,8 +188,8 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         "--models-at-once",
         type=int,
         metavar="N",
-        help="models to train at the same time, each in a process of its own (default: on a CPU, what its cores and "
-        "memory suit; 1 on a GPU)",
+        help="models to train at the same time, each in a process of its own (default: as many as the cores and the "
+        "memory allow on a CPU, 1 on a GPU)",
     )
     add(
         "--config",

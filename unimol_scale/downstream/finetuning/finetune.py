@@ -58,7 +58,7 @@ from unimol_scale.downstream.finetuning.problem.prepare_problems import prepare_
 from unimol_scale.downstream.finetuning.problem.seed_problem import SeedProblem
 from unimol_scale.downstream.finetuning.problem.training_forecast import TrainingAmount, TrainingForecast
 from unimol_scale.downstream.finetuning.processes.fit_in_processes import fit_in_processes
-from unimol_scale.downstream.finetuning.processes.models_at_once import models_at_once
+from unimol_scale.downstream.finetuning.processes.models_at_once import check_models_at_once, plan_processes
 from unimol_scale.downstream.finetuning.reporting.finetune_report import write_report
 from unimol_scale.downstream.finetuning.reporting.learning_curve import lacks_curve, measure_curve
 from unimol_scale.downstream.finetuning.results import FinetuneResult, SeedResult
@@ -98,6 +98,7 @@ def finetune(config: FinetuneConfig, ranks: Ranks | None = None) -> FinetuneResu
         if not wants_baselines and not wants_curve and not asks_anew(finished.confidence, config):
             return finished
     _check_model(config, model, chosen)
+    check_models_at_once(config, ranks)
     problems = prepare_problems(config, model, chosen, hashes, ranks)
     problem = problems[0]
     write_settings(folder, config, hashes)
@@ -167,11 +168,10 @@ def _fit_all(problems: Sequence[SeedProblem], config: FinetuneConfig) -> list[Fi
         (each, config.seed + place * count + number) for place, each in enumerate(problems) for number in range(count)
     ]
     missing = [(each, seed) for each, seed in members if not is_fitted(each, seed)]
-    cores = torch.get_num_threads()
-    at_once = models_at_once([each for each, _ in missing], cores) if missing else 1
-    forecast = _forecast(missing, len(members), at_once)
-    if forecast is not None and at_once > 1:
-        fit_in_processes(config, missing, at_once, cores, forecast)
+    processes = plan_processes([each for each, _ in members], len(missing), torch.get_num_threads())
+    forecast = _forecast(missing, len(members), processes.count)
+    if forecast is not None and processes.count:
+        fit_in_processes(config, missing, processes, forecast)
     seeds = [fit_seed(each, seed, forecast) for each, seed in members]
     if config.is_kfold:
         write_out_of_fold(config.folder, [seed.outcome for seed in seeds])

@@ -84,6 +84,11 @@ def torch_only() -> Iterator[None]:
         _off = before
 
 
+def load_kernels() -> None:
+    """Compile and load the kernels now, so that processes that are started next find them without a message."""
+    _library()
+
+
 def _library() -> ctypes.CDLL | None:
     with _lock:
         return _load()

@@ -3,6 +3,7 @@
 Shapes: M rows, L targets.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from unimol_scale.checkpoints.weights import load_pretrained
@@ -25,9 +26,28 @@ from unimol_scale.model.presets import ModelConfig
 
 
 def prepare_problems(
-    config: FinetuneConfig, model: ModelConfig, chosen: ChosenInputs, hashes: InputHashes, ranks: Ranks | None
+    config: FinetuneConfig,
+    model: ModelConfig,
+    chosen: ChosenInputs,
+    hashes: InputHashes,
+    ranks: Ranks | None,
+    splits: Sequence[tuple[Fold | None, DataSplit]] | None = None,
 ) -> list[SeedProblem]:
-    """Return the problems to fit: one, or one for each fold of each repeat of a cross-validation."""
+    """Return the problems to fit: one, or one for each fold of each repeat of a cross-validation.
+
+    Args:
+        config: settings of the fine-tuning.
+        model: dimensions of the model.
+        chosen: form of its input.
+        hashes: hashes of the data and the weights.
+        ranks: ranks that share every training; None: there is only this process.
+        splits: fold and split of each problem, as another process has made them; None: make them.
+
+    Raises:
+        ConfigError: a setting is wrong, or a part of a split cannot be learnt or scored.
+        SourceError: the data is missing or wrong.
+        CheckpointError: the pretrained model cannot be loaded.
+    """
     device = pick_device(config.device) if ranks is None else ranks.device
     own = None if config.metric is None else METRICS.entry(config.metric)
     sees_3d = chosen.inputs != "2d"
@@ -35,16 +55,15 @@ def prepare_problems(
     if sees_3d:
         require_conformers(rows.molecules.split)
     metric = default_metric(rows.task) if own is None else own
-    splits = [
-        (fold, split, *_learnt(config, rows, split, metric, fold)) for fold, split in split_labelled(config, rows)
-    ]
+    made = split_labelled(config, rows) if splits is None else splits
+    learnt_of_split = [(fold, split, *_learnt(config, rows, split, metric, fold)) for fold, split in made]
     start = _start(config, model)
     return [
         SeedProblem(
             config=config, rows=learnt, split=split, start=start, view=chosen.view, metric=metric, device=device,
             hashes=hashes, references=references, fold=fold, ranks=ranks,
         )
-        for fold, split, learnt, references in splits
+        for fold, split, learnt, references in learnt_of_split
     ]  # fmt: skip
 
 

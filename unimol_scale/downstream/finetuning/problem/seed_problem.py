@@ -80,7 +80,9 @@ class SeedProblem:
 
     def name_of(self, seed: int) -> str:
         """Return what messages call the model of a seed."""
-        return f"{self.rows.name}, {f'seed {seed}' if self.fold is None else self.fold}"
+        of_fold = [] if self.fold is None else [str(self.fold)]
+        of_seed = [f"seed {seed}"] if self.fold is None or self.config.num_seeds > 1 else []
+        return ", ".join([self.rows.name, *of_fold, *of_seed])
 
     @property
     def make_sample(self) -> SampleMaker:

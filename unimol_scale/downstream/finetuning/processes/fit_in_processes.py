@@ -6,8 +6,10 @@ it from there, and whatever was finished before an interruption is kept.
 
 import collections
 import contextlib
+import logging
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,13 +24,16 @@ from unimol_scale.downstream.finetuning.problem.fit_job import FitJob
 from unimol_scale.downstream.finetuning.problem.seed_problem import SeedProblem
 from unimol_scale.downstream.finetuning.problem.training_forecast import TrainingForecast
 from unimol_scale.downstream.finetuning.processes.messages import Ended, Failed, FittingTask, Message, Stepped
-from unimol_scale.downstream.finetuning.processes.models_progress import ModelsProgress
-from unimol_scale.errors import RunError
+from unimol_scale.downstream.finetuning.processes.models_at_once import Processes
+from unimol_scale.downstream.finetuning.processes.models_progress import Length, ModelsProgress
+from unimol_scale.errors import LostProcessError
+from unimol_scale.model.native.library import load_kernels
 
 _POLL_SECONDS = 0.5
-# The program of a process; it takes over this process's module search path.
+# The program of a process; it takes over this process's module search path, and nothing of the current folder before.
 _PROGRAM = """
 import sys
+sys.path[:] = filter(None, sys.path)
 from multiprocessing.connection import Connection
 connection = Connection(int(sys.argv[1]))
 sys.path[:] = connection.recv()
@@ -38,6 +43,7 @@ from unimol_scale.downstream.finetuning.processes.fitting_process import serve
 serve(connection)
 """
 Member = tuple[SeedProblem, int]  # what is fitted, and the seed of the model
+_log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -54,42 +60,67 @@ class _Worker:
     connection: Connection
     member: Member | None = None
 
+    @property
+    def name(self) -> str:
+        """What messages call the model that is fitted."""
+        assert self.member is not None
+        problem, seed = self.member
+        return problem.name_of(seed)
+
 
 def fit_in_processes(
-    config: FinetuneConfig, members: Sequence[Member], count: int, cores: int, forecast: TrainingForecast
+    config: FinetuneConfig, members: Sequence[Member], processes: Processes, forecast: TrainingForecast
 ) -> None:
-    """Fit models, ``count`` of them at a time; each is written as soon as it is finished.
+    """Fit models, several of them at a time; each is written as soon as it is finished.
+
+    Once a model has failed no other is begun, but those in training are finished before the error is raised.
 
     Args:
         config: settings of the fine-tuning.
         members: what is fitted, and the seed of each model.
-        count: number of processes.
-        cores: number of cores that they share.
+        processes: how many of them there are.
         forecast: told of every step.
 
     Raises:
-        UnimolScaleError: as ``fit_seed`` does in one of the processes. The others are stopped.
-        RunError: a process ended without a word.
+        UnimolScaleError: as ``fit_seed`` does in one of the processes.
+        LostProcessError: a process ended without a word.
+        OSError: a file cannot be read or written.
     """
+    load_kernels()
     first = members[0][0]
-    shown = ModelsProgress(
-        first.rows.name,
-        models=len(members),
-        epochs=first.config.train.epochs,
-        steps=steps_per_epoch(first.config.train, len(first.split.train)),
-        metric=first.metric.name,
+    task = FittingTask(
+        config=config,
+        hashes=first.hashes,
+        splits=tuple({each.fold: (each.fold, each.split) for each, _ in members}.values()),
+        threads=processes.threads,
     )
-    waiting = collections.deque(members)
-    with _workers(FittingTask(config=config, threads=max(1, cores // count)), count) as workers, shown:
+    lengths = {problem.name_of(seed): _length(problem) for problem, seed in members}
+    shown = ModelsProgress(first.rows.name, lengths, first.metric.name)
+    waiting, errors = collections.deque(members), list[Exception]()
+    with _workers(task, min(processes.count, len(members))) as workers, shown:
         for worker in workers:
             _give(worker, waiting)
         while busy := {worker.connection: worker for worker in workers if worker.member is not None}:
             for connection in wait(list(busy), _POLL_SECONDS):
                 assert isinstance(connection, Connection)
                 worker = busy[connection]
-                _take(worker, _received(worker), shown, forecast)
+                try:
+                    _take(worker, _received(worker), shown, forecast)
+                except Exception as error:
+                    others = sum(one.member is not None for one in workers) > 1
+                    _log.error(f"{worker.name} failed{'; the other models in training are finished first' * others}")
+                    errors.append(error)
+                    waiting.clear()
+                    worker.member = None
                 if worker.member is None:
                     _give(worker, waiting)
+    if errors:
+        raise errors[0]
+
+
+def _length(problem: SeedProblem) -> Length:
+    train = problem.config.train
+    return Length(epochs=train.epochs, steps=steps_per_epoch(train, len(problem.split.train)))
 
 
 @contextlib.contextmanager
@@ -137,31 +168,27 @@ def _received(worker: _Worker) -> Message:
     try:
         message: Message = worker.connection.recv()
     except (EOFError, ConnectionError):
-        assert worker.member is not None, "idle processes are not waited for"
-        problem, seed = worker.member
         status = worker.process.wait()
-        raise RunError(
-            f"{problem.name_of(seed)}: its process ended (status {status}), perhaps because memory was full. Models "
-            "that are finished are kept: the same command goes on. --models-at-once 1 needs the least memory"
+        memory = " (memory was full, perhaps: --models-at-once 1 needs the least)" if status == -signal.SIGKILL else ""
+        raise LostProcessError(
+            f"{worker.name}: its process ended with status {status}{memory}. Models that are finished are kept: the "
+            "same command goes on"
         ) from None
     return message
 
 
 def _take(worker: _Worker, message: Message, shown: ModelsProgress, forecast: TrainingForecast) -> None:
-    """Tell what a process says."""
-    assert worker.member is not None
-    problem, seed = worker.member
-    name = problem.name_of(seed)
+    """Tell what a process says, or raise the error that it met."""
     match message:
         case Stepped():
-            shown.step()
+            shown.step(worker.name)
             forecast.step()
         case Epoch():
-            shown.epoch(name, message)
+            shown.epoch(worker.name, message)
         case Ended():
-            shown.end(name)
+            shown.end(worker.name)
             worker.member = None
         case Failed():
             if message.error is not None:
                 raise message.error
-            raise RuntimeError(f"{name}: its process failed:\n{message.text}")
+            raise RuntimeError(f"{worker.name}: its process failed:\n{message.text}")

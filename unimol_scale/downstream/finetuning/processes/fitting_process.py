@@ -18,7 +18,11 @@ from unimol_scale.downstream.finetuning.problem.identity import identify_start
 from unimol_scale.downstream.finetuning.problem.prepare_problems import prepare_problems
 from unimol_scale.downstream.finetuning.problem.seed_problem import SeedProblem
 from unimol_scale.downstream.finetuning.processes.messages import Ended, Failed, FittingTask, Message, Stepped
-from unimol_scale.errors import UnimolScaleError
+from unimol_scale.errors import RunError, UnimolScaleError
+
+
+class _ParentIsGoneError(Exception):
+    """Nobody listens any more."""
 
 
 class _Told:
@@ -36,10 +40,10 @@ class _Told:
         pass
 
     def step(self) -> None:
-        self._connection.send(Stepped())
+        _send(self._connection, Stepped())
 
     def epoch(self, epoch: Epoch) -> None:
-        self._connection.send(epoch)
+        _send(self._connection, epoch)
 
 
 def serve(connection: Connection) -> None:
@@ -53,9 +57,16 @@ def serve(connection: Connection) -> None:
         problems: dict[Fold | None, SeedProblem] = {}
         while True:
             job: FitJob = connection.recv()
-            connection.send(_outcome(task, job, problems, connection))
-    except (EOFError, ConnectionError):  # the parent has ended
+            _send(connection, _outcome(task, job, problems, connection))
+    except (EOFError, ConnectionError, _ParentIsGoneError):
         return
+
+
+def _send(connection: Connection, message: Message) -> None:
+    try:
+        connection.send(message)
+    except ConnectionError as error:
+        raise _ParentIsGoneError from error
 
 
 def _outcome(
@@ -64,14 +75,20 @@ def _outcome(
     """Fit a model; ``problems`` are kept for the next one."""
     try:
         if not problems:
-            model, hashes, chosen = identify_start(task.config)
-            problems.update({each.fold: each for each in prepare_problems(task.config, model, chosen, hashes, None)})
+            problems.update(_prepared(task))
         problem = replace(problems[job.fold], config=job.config, split=job.split)
         fit_seed(problem, job.seed, None, _Told(connection))
-    except UnimolScaleError as error:
-        return Failed(error=error)
-    except (EOFError, ConnectionError):
+    except _ParentIsGoneError:
         raise
+    except (UnimolScaleError, OSError) as error:
+        return Failed(error=error)
     except Exception:
         return Failed(error=None, text=traceback.format_exc())
     return Ended()
+
+
+def _prepared(task: FittingTask) -> dict[Fold | None, SeedProblem]:
+    model, hashes, chosen = identify_start(task.config)
+    if hashes != task.hashes:
+        raise RunError("the data or the pretrained model has changed since this command began; give it again")
+    return {each.fold: each for each in prepare_problems(task.config, model, chosen, hashes, None, task.splits)}

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from unimol_scale.downstream.config import FinetuneConfig
+from unimol_scale.downstream.data.splitting.parts import DataSplit, Fold
+from unimol_scale.downstream.finetuning.finetuning_folder import InputHashes
 from unimol_scale.downstream.finetuning.model.epochs import Epoch
-from unimol_scale.errors import UnimolScaleError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,10 +14,14 @@ class FittingTask:
 
     Attributes:
         config: settings of the fine-tuning.
+        hashes: hashes of the data and the weights, which must not have changed.
+        splits: fold and split of every problem.
         threads: number of threads to compute with.
     """
 
     config: FinetuneConfig
+    hashes: InputHashes
+    splits: tuple[tuple[Fold | None, DataSplit], ...]
     threads: int
 
 
@@ -35,11 +40,11 @@ class Failed:
     """The model could not be fitted.
 
     Attributes:
-        error: one that a user can meet; None: a mistake in the program.
+        error: one that commands explain to their users; None: a mistake in the program.
         text: the traceback of a mistake.
     """
 
-    error: UnimolScaleError | None
+    error: Exception | None
     text: str = ""
 
 

@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
 
 from unimol_scale.common.progress import ProgressDisplay, training_columns
@@ -12,27 +14,39 @@ _LINE_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Length:
+    """How long the training of a model is.
+
+    Attributes:
+        epochs: at most.
+        steps: of an epoch.
+    """
+
+    epochs: int
+    steps: int
+
+
 class ModelsProgress:
     """Shows the progress of several trainings.
 
     Args:
-        label: such as the data.
-        models: number of trainings, of which some wait for others.
-        epochs: at most, of each training.
-        steps: of an epoch.
+        label: such as the data; the names of the models begin with it.
+        lengths: name of each model → length of its training; some wait for others.
         metric: of the validation score.
     """
 
-    def __init__(self, label: str, *, models: int, epochs: int, steps: int, metric: str) -> None:
-        self._label, self._metric = label, metric
-        self._models, self._epochs, self._steps = models, epochs, steps
+    def __init__(self, label: str, lengths: Mapping[str, Length], metric: str) -> None:
+        self._label, self._lengths, self._metric = label, lengths, metric
+        self._total = sum(length.epochs for length in lengths.values())
         self._began = time.monotonic()
-        self._saved = 0.0  # epochs that early stopping left out
-        self._done_steps = self._ended = 0
+        self._done = 0.0  # epochs, of all models
+        self._saved = 0  # epochs that early stopping left out
+        self._ended = 0
         self._newest: dict[str, Epoch] = {}  # of the models in training
         self._best: dict[str, float] = {}
         self._display = ProgressDisplay(
-            label, models * epochs, training_columns, log=_log, interval_s=_LINE_SECONDS, line_at_once=True
+            label, self._total, training_columns, log=_log, interval_s=_LINE_SECONDS, line_at_once=True
         )
 
     def __enter__(self) -> "ModelsProgress":
@@ -45,9 +59,9 @@ class ModelsProgress:
     ) -> None:
         self._display.stop()
 
-    def step(self) -> None:
-        """Count a step of any model."""
-        self._done_steps += 1
+    def step(self, name: str) -> None:
+        """Count a step of a model."""
+        self._done += 1 / self._lengths[name].steps
         self._update()
 
     def epoch(self, name: str, epoch: Epoch) -> None:
@@ -61,26 +75,23 @@ class ModelsProgress:
     def end(self, name: str) -> None:
         """Say what came of a model, which is finished."""
         self._ended += 1
-        newest = self._newest.pop(name, None)
-        if newest is None:  # an earlier call had finished it
-            return
-        self._saved += self._epochs - newest.epoch
+        newest = self._newest.pop(name)
+        self._saved += self._lengths[name].epochs - newest.epoch
         self._update()
         done = f"done after {counted(newest.epoch, 'epoch')}"
         best = f"best valid {self._metric} {self._best[name]:.4f} at epoch {newest.best}"
         self._display.line(f"[{name}] {done}  loss {newest.loss:.4f}  {best}", at_once=True)
 
     def _update(self) -> None:
-        done = self._done_steps / self._steps
-        total = self._models * self._epochs - self._saved
-        left = (time.monotonic() - self._began) / done * (total - done) if done else 0.0
-        self._display.update(done + self._saved, status=self._status(), eta=f"≤ {clock(max(0.0, left))}")
+        left = max(0.0, self._total - self._saved - self._done)
+        seconds = (time.monotonic() - self._began) / self._done * left if self._done else 0.0
+        self._display.update(self._done + self._saved, status=self._status(), eta=f"~ {clock(seconds)}")
 
     def _status(self) -> str:
         each = (
-            f"{name.removeprefix(self._label).removeprefix(', ')}: epoch {epoch.epoch}/{self._epochs}, best valid "
-            f"{self._metric} {self._best[name]:.4f}"
+            f"{name.removeprefix(self._label).removeprefix(', ')}: epoch {epoch.epoch}/{self._lengths[name].epochs}, "
+            f"best valid {self._metric} {self._best[name]:.4f}"
             for name, epoch in sorted(self._newest.items())
         )
-        ended = f"{self._ended} of {counted(self._models, 'model')} done"
+        ended = f"{self._ended} of {counted(len(self._lengths), 'model')} done"
         return "; ".join([*([ended] if self._ended else []), *each])

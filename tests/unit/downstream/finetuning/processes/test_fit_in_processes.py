@@ -14,8 +14,12 @@ import torch
 
 from tests.helpers.ranks import REPOSITORY
 from tests.helpers.tiny_finetuning import fitting
+from unimol_scale.downstream.finetuning import finetune as finetuning
 from unimol_scale.downstream.finetuning.finetune import finetune
-from unimol_scale.errors import RunError
+from unimol_scale.downstream.finetuning.processes import fit_in_processes
+from unimol_scale.errors import LostProcessError, RunError
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="looks at processes in /proc")
 
 # A metric that kills its process the first time that a model is judged by it.
 FATAL = """
@@ -63,6 +67,7 @@ def test_processes_fit_the_models_that_one_process_fits(settings, tmp_path, one_
     assert weights(several.folder) == weights(config.folder)
     assert len(weights(several.folder)) == 3
     said = [record.getMessage() for record in caplog.records]
+    assert any(record.name.endswith("models_progress") for record in caplog.records)  # not one after another
     assert any(
         text.startswith("training 3 models on") and "2 at a time, each for up to 3 epochs" in text for text in said
     )
@@ -72,20 +77,53 @@ def test_processes_fit_the_models_that_one_process_fits(settings, tmp_path, one_
     assert finetune(dataclasses.replace(several, models_at_once=None)).seeds == alone.seeds  # the setting may change
 
 
-def test_the_folds_of_a_cross_validation_are_fitted_in_processes(settings, tmp_path, one_thread):
-    config = settings(inputs="2d", split="random-kfold", folds=2, seeds=None, train=fitting(epochs=2), models_at_once=1)
+def test_the_models_of_every_fold_and_seed_are_fitted_in_processes(settings, tmp_path, one_thread, caplog):
+    config = settings(inputs="2d", split="random-kfold", folds=2, seeds=2, train=fitting(epochs=1), models_at_once=1)
+    alone = finetune(config)
+    caplog.set_level(logging.INFO, "unimol_scale")
     several = dataclasses.replace(config, output=tmp_path / "several", models_at_once=2)
-    assert finetune(several).seeds == finetune(config).seeds
+    assert finetune(several).seeds == alone.seeds
     assert weights(several.folder) == weights(config.folder)
+    done = {record.getMessage().split("]")[0] for record in caplog.records if "done after" in record.getMessage()}
+    assert len(done) == 4  # each has a name of its own
 
 
 def test_a_killed_process_is_reported_and_the_same_command_goes_on(settings, tmp_path, one_thread, fatal):
     config = settings(inputs="2d", seeds=2, metric=fatal, models_at_once=2)
-    with pytest.raises(RunError, match=r"set, seed \d: its process ended .*--models-at-once 1"):
+    with pytest.raises(LostProcessError, match=r"set, seed \d: its process ended with status -9 .*--models-at-once 1"):
         finetune(config)
+    assert len(weights(config.folder)) == 1  # the other model is finished first
     done = finetune(config)
     undisturbed = dataclasses.replace(config, output=tmp_path / "undisturbed", models_at_once=1)
     assert finetune(undisturbed).seeds == done.seeds
+
+
+def test_models_are_the_same_after_an_interruption_whatever_the_number_of_threads(settings, tmp_path):
+    """A model that is left over is trained with as many threads as if it were one of all."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        config = settings(inputs="2d", seeds=2, train=fitting(epochs=3, dropout=0.2), models_at_once=2)
+        done = finetune(config)
+        for path in (config.folder / "seed-1.json", config.folder / "results.json"):
+            path.unlink()
+        assert finetune(config).seeds == done.seeds
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_data_that_changes_meanwhile_is_not_trained_on(settings, tmp_path, monkeypatch):
+    table = tmp_path / "changing.csv"
+    table.write_bytes(settings().data.read_bytes())
+    config = settings(data=table, inputs="2d", seeds=2, models_at_once=2)
+
+    def changed(*arguments):
+        table.write_text(table.read_text() + "CCCO,3,0\n")
+        return fit_in_processes.fit_in_processes(*arguments)
+
+    monkeypatch.setattr(finetuning, "fit_in_processes", changed)
+    with pytest.raises(RunError, match="has changed since this command began"):
+        finetune(config)
 
 
 def test_what_goes_wrong_in_a_process_is_said_as_here(settings, one_thread):
@@ -108,10 +146,10 @@ def test_processes_end_with_the_command_that_is_killed(place, tmp_path):
         if "epoch" in line and "best valid" in line:  # a model is in training
             break
     children = children_of(process.pid)
-    assert len(children) == 2
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stderr.close()
+    assert len(children) == 2
     ends = time.monotonic() + 60
     while any(map(lives, children)) and time.monotonic() < ends:
         time.sleep(0.1)
