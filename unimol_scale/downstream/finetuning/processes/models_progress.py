@@ -40,7 +40,7 @@ class ModelsProgress:
         self._label, self._lengths, self._metric = label, lengths, metric
         self._total = sum(length.epochs for length in lengths.values())
         self._began = time.monotonic()
-        self._done = 0.0  # epochs, of all models
+        self._steps = dict.fromkeys(lengths, 0)  # done
         self._saved = 0  # epochs that early stopping left out
         self._ended = 0
         self._newest: dict[str, Epoch] = {}  # of the models in training
@@ -61,7 +61,7 @@ class ModelsProgress:
 
     def step(self, name: str) -> None:
         """Count a step of a model."""
-        self._done += 1 / self._lengths[name].steps
+        self._steps[name] += 1
         self._update()
 
     def epoch(self, name: str, epoch: Epoch) -> None:
@@ -83,15 +83,15 @@ class ModelsProgress:
         self._display.line(f"[{name}] {done}  loss {newest.loss:.4f}  {best}", at_once=True)
 
     def _update(self) -> None:
-        left = max(0.0, self._total - self._saved - self._done)
-        seconds = (time.monotonic() - self._began) / self._done * left if self._done else 0.0
-        self._display.update(self._done + self._saved, status=self._status(), eta=f"~ {clock(seconds)}")
+        done = sum(steps / self._lengths[name].steps for name, steps in self._steps.items())
+        left = max(0.0, self._total - self._saved - done)
+        seconds = (time.monotonic() - self._began) / done * left if done else 0.0
+        self._display.update(done + self._saved, status=self._status(), eta=f"~ {clock(seconds)}")
 
     def _status(self) -> str:
-        each = (
-            f"{name.removeprefix(self._label).removeprefix(', ')}: epoch {epoch.epoch}/{self._lengths[name].epochs}, "
-            f"best valid {self._metric} {self._best[name]:.4f}"
+        each = ", ".join(
+            f"{self._best[name]:.4f} ({name.removeprefix(self._label).removeprefix(', ')}, {counted(epoch.epoch, 'epoch')})"
             for name, epoch in sorted(self._newest.items())
         )
         ended = f"{self._ended} of {counted(len(self._lengths), 'model')} done"
-        return "; ".join([*([ended] if self._ended else []), *each])
+        return "; ".join([*([ended] if self._ended else []), *([f"best valid {self._metric}: {each}"] if each else [])])
