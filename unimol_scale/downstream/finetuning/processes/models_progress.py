@@ -89,9 +89,10 @@ class ModelsProgress:
         self._display.update(done + self._saved, status=self._status(), eta=f"~ {clock(seconds)}")
 
     def _status(self) -> str:
-        each = ", ".join(
-            f"{self._best[name]:.4f} ({name.removeprefix(self._label).removeprefix(', ')}, {counted(epoch.epoch, 'epoch')})"
-            for name, epoch in sorted(self._newest.items())
-        )
+        scores = []
+        for name, epoch in sorted(self._newest.items()):
+            which = name.removeprefix(self._label).removeprefix(", ")
+            scores.append(f"{self._best[name]:.4f} ({which}, {counted(epoch.epoch, 'epoch')})")
+        best = [f"best valid {self._metric}: {', '.join(scores)}"] if scores else []
         ended = f"{self._ended} of {counted(len(self._lengths), 'model')} done"
-        return "; ".join([*([ended] if self._ended else []), *([f"best valid {self._metric}: {each}"] if each else [])])
+        return "; ".join([*([ended] if self._ended else []), *best])
