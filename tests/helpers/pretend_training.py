@@ -17,15 +17,15 @@ import yaml
 RANK = """
 import signal, sys, time
 from pathlib import Path
-data = Path(sys.argv[1])
+data, name = Path(sys.argv[1]), sys.argv[2]
 def save(*_):
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     time.sleep(0.5)
-    (data / "saved").touch()
+    (data / f"saved-{{name}}").touch()
     sys.exit(75)
 signal.signal(signal.SIGTERM, save)
 signal.signal(signal.SIGUSR1, save)
-(data / "ready").touch()
+(data / f"ready-{{name}}").touch()
 time.sleep(600)
 """
 parser = argparse.ArgumentParser()
@@ -38,6 +38,18 @@ data, output = Path(arguments.data), Path(arguments.output)
 with (data / "calls.txt").open("a") as calls:
     calls.write(output.name + "\\n")
 print("training", arguments.size, "in", Path.cwd())
+def wait_for(pattern, count):
+    deadline = time.monotonic() + 60
+    while len(list(data.glob(pattern))) < count:
+        if time.monotonic() > deadline:
+            sys.exit(f"waited for {{count}} of {{pattern}}")
+        time.sleep(0.05)
+if (data / "together").exists():
+    (data / f"running-{{output.name}}").touch()
+    wait_for("running-*", 2)
+if (data / f"fail-{{output.name}}").exists():
+    wait_for("ready-*", 1)
+    sys.exit("rank 1 died beside another run")
 if (data / "fail").exists():
     sys.exit("rank 1 died: out of molecules")
 if (data / "stop").exists():
@@ -45,7 +57,7 @@ if (data / "stop").exists():
     (output / "config.yaml").write_text("{{}}")
     (data / "stop").unlink()
     sys.exit(75)
-if (data / "hang").exists():
+if (data / "hang").exists() or (data / f"hang-{{output.name}}").exists():
     # Like DeepSpeed's launcher: SIGTERM is passed to the ranks, which are then killed before they have saved.
     def kill(*_):
         child.terminate()
@@ -53,10 +65,9 @@ if (data / "hang").exists():
         child.kill()
         sys.exit(1)
     signal.signal(signal.SIGTERM, kill)
-    child = subprocess.Popen([sys.executable, "-c", RANK, str(data)])
-    while not (data / "ready").exists():
-        time.sleep(0.05)
-    (data / "pids.txt").write_text(f"{{os.getpid()}} {{child.pid}}")
+    child = subprocess.Popen([sys.executable, "-c", RANK, str(data), output.name])
+    wait_for(f"ready-{{output.name}}", 1)
+    (data / f"pids-{{output.name}}").write_text(f"{{os.getpid()}} {{child.pid}}")
     time.sleep(600)
 if (data / "early").exists():
     sys.exit(0)

@@ -22,7 +22,7 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     Args:
         verbs: what ``ArgumentParser.add_subparsers`` returned.
     """
-    text = "train every size, budget and seed of a ladder, one after the other, skipping finished runs"
+    text = "train every size, budget and seed of a ladder, skipping finished runs"
     verb = verbs.add_parser(
         "ladder",
         help=text,
@@ -168,12 +168,12 @@ def _print_plan(config: "LadderConfig", rungs: "Sequence[Rung]", estimate: "Esti
     from rich.console import Console
 
     from unimol_scale.scaling.ladder.ladder_estimate import estimate_runs, plan_table, total_line
-    from unimol_scale.scaling.ladder.launch import shell_command
+    from unimol_scale.scaling.ladder.run_command import runs_at_once, shell_command
 
     console = Console(highlight=False)
     planned = estimate_runs(config, rungs, estimate)
     console.print(plan_table(config, planned))
-    console.print(total_line(planned), markup=False, soft_wrap=True)
+    console.print(total_line(planned, runs_at_once(config)), markup=False, soft_wrap=True)
     for rung in rungs:
         console.print(shell_command(config, rung), markup=False, soft_wrap=True)
     return 0

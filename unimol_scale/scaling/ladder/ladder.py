@@ -59,6 +59,8 @@ class LadderConfig:
         output: folder for all run folders and logs/.
         launcher: "deepspeed" starts ``ranks`` processes; "python" a single one.
         ranks: processes of a run, one for each GPU or part of the CPU.
+        runs_at_once: runs that are trained at the same time, and share the cores; a branch waits for its trunk. 0: one
+            for each core, which is fastest for models up to some millions of parameters on a CPU.
         script: a pretraining command of your own, relative to where the ladder is started; None: ``unimol-scale
             pretrain`` of this installation.
         overrides: further settings of every run, as pretrain takes them (nested or with dots).
@@ -83,6 +85,7 @@ class LadderConfig:
     output: Path = Path("runs")
     launcher: Launcher = "deepspeed"
     ranks: int = 1
+    runs_at_once: int = 1
     script: Path | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     size_overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -110,6 +113,10 @@ class LadderConfig:
         self._check_overrides()
         if self.ranks < 1 or (self.launcher == "python" and self.ranks != 1):
             raise ConfigError(f"ranks must be at least 1, and 1 with the launcher python; got {self.ranks}")
+        if self.runs_at_once < 0:
+            raise ConfigError(
+                f"runs_at_once must be at least 0, which means one for each core; got {self.runs_at_once}"
+            )
 
     def _check_budgets(self) -> None:
         given = [key for key in BUDGETS if getattr(self, key)]

@@ -9,8 +9,9 @@ from rich.table import Table
 from unimol_scale.common.run_files import CONFIG_NAME
 from unimol_scale.common.units import byte_size, counted, duration
 from unimol_scale.errors import UnimolScaleError
+from unimol_scale.scaling.ladder.finished_run import finished_run
 from unimol_scale.scaling.ladder.ladder import LadderConfig, Rung
-from unimol_scale.scaling.ladder.launch import finished_run, pretrain_settings
+from unimol_scale.scaling.ladder.run_command import pretrain_settings
 
 
 class Estimate(Protocol):
@@ -91,17 +92,18 @@ def plan_table(config: LadderConfig, planned: Sequence[PlannedRun]) -> Table:
     return table
 
 
-def total_line(planned: Sequence[PlannedRun]) -> str:
-    """Return the sum of all estimates in words, and why some runs have none."""
+def total_line(planned: Sequence[PlannedRun], at_once: int = 1) -> str:
+    """Return the sum of all estimates in words, and why some runs have none; ``at_once`` runs share the machine."""
     left = [run.estimate for run in planned if run.is_left and not isinstance(run.estimate, str)]
     unknown = [run.estimate for run in planned if isinstance(run.estimate, str)]
     disk = sum(run.estimate.disk_bytes for run in planned if not isinstance(run.estimate, str))
     lines = []
     if left:
         seconds = sum(estimate.seconds for estimate in left)
+        how = "one after another" if at_once == 1 else f"{at_once} at a time"
         lines.append(
-            f"estimated for {left[0].device}: {duration(seconds)} for the {counted(len(left), 'run')} left, one after "
-            f"another, without validation and saving; up to {byte_size(disk)} of disk for all"
+            f"estimated for {left[0].device}: {duration(seconds)} for the {counted(len(left), 'run')} left, {how}, "
+            f"without validation and saving; up to {byte_size(disk)} of disk for all"
         )
     lines += _sharing(planned)
     if unknown:

@@ -1,4 +1,4 @@
-"""Runs a command in its own process group, copies its output, and ends the whole group with it. Standard library."""
+"""Runs commands in process groups of their own, copies their output, and ends whole groups. Standard library."""
 
 import os
 import signal
@@ -25,40 +25,89 @@ class OrderedToStopError(KeyboardInterrupt):
     """SIGTERM, SIGUSR1 or Ctrl-C arrived. It is a KeyboardInterrupt, so that all are handled like Ctrl-C."""
 
 
-def run_group(command: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
-    """Run a command, copy what it prints to standard output and to a log, and return its exit status.
-
-    However this call ends, including by Ctrl-C or SIGTERM, the whole group is told to stop, gets time to save, and has
-    ended when the call returns. If only the launcher were killed, its ranks would continue.
+class ProcessGroup:
+    """A command in a process group of its own. What it prints is copied to standard output and to a log.
 
     Args:
         command: program and arguments.
         environment: environment of the command.
         log: file to which the output is appended.
+    """
 
-    Returns:
-        The exit status; negative for a signal.
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        self.log = log
+        self._file = log.open("ab")
+        # A new group, so that signals to it do not reach this process.
+        self._process = subprocess.Popen(
+            command, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        assert self._process.stdout is not None
+        self._copier = threading.Thread(target=_copy, args=(self._process.stdout, self._file), daemon=True)
+        self._copier.start()
+
+    def poll(self) -> int | None:
+        """Return the exit status of the command, negative for a signal; None: it has not ended."""
+        return self._process.poll()
+
+    def signal(self, number: signal.Signals) -> bool:
+        """Signal the whole group; return whether it still had a member."""
+        try:
+            os.killpg(self._process.pid, number)
+        except (ProcessLookupError, PermissionError):  # macOS raises the latter for a group of zombies
+            return False
+        return True
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the end of the whole group, but no longer than so many seconds."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self._process.poll()  # reaps the leader, which would otherwise keep the group alive as a zombie
+            try:
+                os.killpg(self._process.pid, 0)
+            except (ProcessLookupError, PermissionError):
+                return
+            time.sleep(0.05)
+
+    def close(self) -> int:
+        """End what is left of the group, wait for its output, and return the exit status of the command."""
+        if self.signal(signal.SIGKILL):
+            self.wait(GRACE_SECONDS)
+        status = self._process.wait()
+        self._copier.join(timeout=5.0)
+        self._file.close()
+        return status
+
+
+@contextmanager
+def ended_together() -> Iterator[list[ProcessGroup]]:
+    """Yield a list for process groups that have not ended; however the block is left, all of them end.
+
+    If it is left by an error, by Ctrl-C or by SIGTERM, they are told to stop and get time to save. If only the
+    launchers were killed, their ranks would continue.
 
     Raises:
         OrderedToStopError: SIGTERM, SIGUSR1 or Ctrl-C arrived.
     """
-    with log.open("ab") as file, _orders_as_interrupts():
-        # A new group, so that signals to it do not reach this process.
-        process = subprocess.Popen(
-            command, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        assert process.stdout is not None
-        copier = threading.Thread(target=_copy, args=(process.stdout, file), daemon=True)
-        copier.start()
+    groups: list[ProcessGroup] = []
+    with _orders_as_interrupts():
         try:
-            status = process.wait()
-        except KeyboardInterrupt:
-            _stop_group(process, STOP_SIGNAL)
+            yield groups
+        except BaseException:
+            _stop(groups)
             raise
         finally:
-            _stop_group(process, signal.SIGKILL)
-            copier.join(timeout=5.0)
-    return status
+            for group in groups:
+                group.close()
+
+
+def _stop(groups: Sequence[ProcessGroup]) -> None:
+    """Tell all groups to stop, and wait for their end up to the grace time, or up to a second signal from outside."""
+    try:
+        deadline = time.monotonic() + GRACE_SECONDS
+        for group in [one for one in groups if one.signal(STOP_SIGNAL)]:
+            group.wait(max(0.0, deadline - time.monotonic()))
+    except KeyboardInterrupt:
+        pass
 
 
 def _copy(source: IO[bytes], log: IO[bytes]) -> None:
@@ -67,37 +116,6 @@ def _copy(source: IO[bytes], log: IO[bytes]) -> None:
         log.flush()
         sys.stdout.write(line.decode("utf-8", errors="replace"))
         sys.stdout.flush()
-
-
-def _stop_group(process: "subprocess.Popen[bytes]", first: signal.Signals) -> None:
-    """Signal the group and wait for its end; send SIGKILL after the grace time or at a second signal from outside."""
-    try:
-        if _signal_group(process, first):
-            _wait_group(process, GRACE_SECONDS)
-    except KeyboardInterrupt:
-        pass
-    if _signal_group(process, signal.SIGKILL):
-        _wait_group(process, GRACE_SECONDS)
-
-
-def _signal_group(process: "subprocess.Popen[bytes]", number: signal.Signals) -> bool:
-    """Signal the group; return whether it still had a member."""
-    try:
-        os.killpg(process.pid, number)
-    except (ProcessLookupError, PermissionError):  # macOS raises the latter for a group of zombies
-        return False
-    return True
-
-
-def _wait_group(process: "subprocess.Popen[bytes]", seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        process.poll()  # reaps the leader, which would otherwise keep the group alive as a zombie
-        try:
-            os.killpg(process.pid, 0)
-        except (ProcessLookupError, PermissionError):
-            return
-        time.sleep(0.05)
 
 
 @contextmanager

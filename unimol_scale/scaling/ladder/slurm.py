@@ -20,8 +20,8 @@ from typing import Any
 
 from unimol_scale.common.exit_status import EXIT_STOPPED
 from unimol_scale.errors import RunError
+from unimol_scale.scaling.ladder.finished_run import finished_run
 from unimol_scale.scaling.ladder.ladder import LadderConfig, Rung
-from unimol_scale.scaling.ladder.launch import finished_run
 
 DEFAULTS: dict[str, Any] = {"time": "24:00:00", "cpus-per-task": 8}
 SECONDS_TO_SAVE = 300  # between the signal and the time limit; more than process_group.GRACE_SECONDS

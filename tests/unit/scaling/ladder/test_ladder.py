@@ -17,7 +17,7 @@ from unimol_scale.cli.main import main
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.model.accounting import training_flops
 from unimol_scale.model.presets import preset
-from unimol_scale.scaling.ladder import ladder, launch
+from unimol_scale.scaling.ladder import ladder, launch, run_command
 
 
 @pytest.fixture
@@ -28,10 +28,15 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def launch_ladder(place: Path, **changes: object) -> list[launch.LaunchResult]:
+def change(place: Path, **changes: object) -> Path:
+    """Change the ladder's file; return its path."""
     path = place / "ladder.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}))
-    config = ladder.read_ladder(path)
+    return path
+
+
+def launch_ladder(place: Path, **changes: object) -> list[launch.LaunchResult]:
+    config = ladder.read_ladder(change(place, **changes))
     return launch.launch_ladder(config, ladder.plan(config))
 
 
@@ -123,6 +128,45 @@ def test_a_failing_run_stops_the_ladder_and_names_its_log(place: Path) -> None:
     assert "rank 1 died" in (place / "runs" / "logs" / "try-0.1M-20steps-seed0.log").read_text()
 
 
+def test_several_runs_at_a_time_are_all_trained_and_told_in_their_order(place: Path) -> None:
+    (place / "store" / "together").touch()  # every run waits for another one
+    results = launch_ladder(place, runs_at_once=3)
+    assert [result.rung.name for result in results] == [rung.name for rung in rungs_of(place)]
+    assert [result.action for result in results] == ["trained"] * 4
+    assert sorted(calls(place)) == sorted(rung.name for rung in rungs_of(place))
+    assert {result.action for result in launch_ladder(place)} == {"skipped"}
+
+
+def test_a_failing_run_lets_the_one_beside_it_save(place: Path) -> None:
+    first, second, *_ = (rung.name for rung in rungs_of(place))
+    (place / "store" / f"hang-{first}").touch()
+    (place / "store" / f"fail-{second}").touch()
+    with pytest.raises(RunError, match=rf"{second} failed \(exit status 1\)"):
+        launch_ladder(place, runs_at_once=2)
+    assert (place / "store" / f"saved-{first}").exists()
+    assert all(map(_gone, _pids(place)))
+    assert len(calls(place)) == 2
+
+
+def test_runs_at_a_time_share_the_cores(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(run_command, "usable_cores", lambda: 8)
+    config = ladder.read_ladder(place / "ladder.yaml")
+    assert "OMP_NUM_THREADS" not in run_command.environment(config)
+    threads = {
+        at_once: run_command.environment(replace(config, runs_at_once=at_once))["OMP_NUM_THREADS"]
+        for at_once in (0, 2, 3, 16)
+    }
+    assert threads == {0: "1", 2: "4", 3: "2", 16: "1"}
+    assert run_command.runs_at_once(replace(config, runs_at_once=0)) == 8
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")  # the user's choice
+    assert run_command.environment(replace(config, runs_at_once=2))["OMP_NUM_THREADS"] == "5"
+
+
+def rungs_of(place: Path) -> list[ladder.Rung]:
+    return ladder.plan(ladder.read_ladder(place / "ladder.yaml"))
+
+
 def test_a_run_that_ends_without_finishing_is_an_error(place: Path) -> None:
     (place / "store" / "early").touch()
     with pytest.raises(RunError, match="ended without finishing"):
@@ -167,26 +211,34 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "at_once"), [(signal.SIGTERM, 1), (signal.SIGUSR1, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)]
+)
 def test_a_signal_to_the_ladder_lets_every_rank_save_and_leaves_none_behind(
-    place: Path, number: signal.Signals
+    place: Path, number: signal.Signals, at_once: int
 ) -> None:
+    change(place, runs_at_once=at_once)
     (place / "store" / "hang").touch()
     command = [sys.executable, "-m", "unimol_scale.cli", "ladder", "ladder.yaml"]
     process = subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    note = place / "store" / "pids.txt"
     deadline = time.monotonic() + 60
-    while not (note.exists() and len(note.read_text().split()) == 2):
-        assert time.monotonic() < deadline, "the run did not start"
+    while len(pids := _pids(place)) < 2 * at_once:
+        assert time.monotonic() < deadline, "the runs did not start"
         time.sleep(0.05)
     process.send_signal(number)
     output, errors = process.communicate(timeout=240)
     assert process.returncode == 75
     assert "4 runs are left" in output
     assert "Traceback" not in errors
-    for pid in map(int, note.read_text().split()):
+    for pid in pids:
         assert _gone(pid), f"process {pid} survived"
-    assert (place / "store" / "saved").exists()  # the rank, not the launcher alone, was told and was given the time
+    # The ranks, not the launchers alone, were told and were given the time.
+    assert len(list((place / "store").glob("saved-*"))) == at_once
+
+
+def _pids(place: Path) -> list[int]:
+    """Return the processes of the runs that hang."""
+    return [int(word) for path in (place / "store").glob("pids-*") for word in path.read_text().split()]
 
 
 def _gone(pid: int) -> bool:
@@ -202,16 +254,16 @@ def test_the_command_starts_this_environments_deepspeed_in_a_place_of_its_own(pl
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "launcher": "deepspeed", "ranks": 2}))
     config = ladder.read_ladder(path)
     rung = ladder.plan(config)[0]
-    command = launch.command(config, rung, 12345)
+    command = run_command.command(config, rung, 12345)
     assert command[0] == str(Path(sys.executable).parent / "deepspeed")
     text = " ".join(command[1:])
     assert "--num_gpus 2 --master_port 12345 launch/pretrain.py --size 0.1M" in text
-    ours = " ".join(launch.command(replace(config, script=None), rung, 12345))
+    ours = " ".join(run_command.command(replace(config, script=None), rung, 12345))
     assert "--num_gpus 2 --master_port 12345 --module unimol_scale.cli pretrain --size 0.1M" in ours
-    alone = launch.command(replace(config, script=None, launcher="python", ranks=1), rung, 12345)
+    alone = run_command.command(replace(config, script=None, launcher="python", ranks=1), rung, 12345)
     assert alone[:4] == [sys.executable, "-m", "unimol_scale.cli", "pretrain"]
     assert text.endswith("train.learning_rate=0.001 train.steps=20 seed=0")
-    environment = launch.environment(config)
+    environment = run_command.environment(config)
     assert environment["LOCAL_SIZE"] == "2"
     assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
     # The run itself knows its size, and how many cores its ranks share.
@@ -289,6 +341,7 @@ def test_one_run_of_the_ladder_can_be_named(place: Path, capsys: pytest.CaptureF
         ({"slurm": {"array": "0-3"}}, "slurm: array is set by the ladder itself"),
         ({"steps": [0]}, "budgets must be positive"),
         ({"ranks": 2}, "1 with the launcher python"),
+        ({"runs_at_once": -1}, "runs_at_once must be at least 0"),
         ({"launcher": "mpi"}, "unknown value 'mpi'"),
         ({"overrides": {"train": {"steps": 5}}}, r"train\.steps is set by the ladder itself"),
         ({"size_overrides": {"2M": {}}}, "'2M' is not a size of this ladder"),

@@ -14,9 +14,9 @@ from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.model.accounting import count_parameters, training_flops
 from unimol_scale.model.presets import PRESETS
 from unimol_scale.scaling.ladder.ladder import plan, read_ladder
-from unimol_scale.scaling.ladder.launch import command
 from unimol_scale.scaling.ladder.model_for_size import model_for_parameters
 from unimol_scale.scaling.ladder.next_run import NextRun, choose_next, write_next
+from unimol_scale.scaling.ladder.run_command import command
 from unimol_scale.scaling.law.analysis import parameters_of_size
 from unimol_scale.scaling.rates.rate_law_file import KIND
 from unimol_scale.scaling.runs.read_runs import read_runs

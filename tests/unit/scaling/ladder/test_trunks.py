@@ -74,6 +74,14 @@ def test_a_trunk_is_trained_before_its_branches_and_all_of_it_goes_on(place: Pat
     assert calls(place)[4:] == [names[2]]
 
 
+def test_of_several_runs_at_a_time_a_branch_waits_for_its_trunk(place: Path) -> None:
+    change(place, runs_at_once=4)  # more than the two that can begin
+    assert climb() == 0
+    trunks = [rung.name for rung in rungs(place) if rung.is_trunk]
+    assert sorted(calls(place)[:2]) == trunks
+    assert sorted(calls(place)) == sorted(rung.name for rung in rungs(place))
+
+
 def test_a_larger_budget_makes_the_trunk_longer_and_leaves_finished_branches(place: Path) -> None:
     change(place, seeds=[0])
     assert climb() == 0
