@@ -109,3 +109,8 @@ def calls(place: Path) -> list[str]:
     """Return the runs that were started, in order."""
     path = place / "store" / "calls.txt"
     return path.read_text().split() if path.exists() else []
+
+
+def hanging(place: Path) -> list[int]:
+    """Return the processes of the runs that hang: of each its launcher and its rank."""
+    return [int(word) for path in (place / "store").glob("pids-*") for word in path.read_text().split()]

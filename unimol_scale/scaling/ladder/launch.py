@@ -97,13 +97,14 @@ def launch_ladder(config: LadderConfig, rungs: Sequence[Rung]) -> list[LaunchRes
 
 def _launch_all(config: LadderConfig, waiting: collections.deque[tuple[int, Rung]], count: int) -> list[LaunchResult]:
     """Start runs as others end, a branch after its trunk; return the results of those that were started."""
-    at_once, results = runs_at_once(config), []
+    at_once = min(runs_at_once(config), len(waiting))  # a single run has all cores
+    results: list[LaunchResult] = []
     running: list[_Started] = []
     try:
         with ended_together() as groups:
             while waiting or running:
                 while len(running) < at_once and (ready := _next_ready(waiting, running)) is not None:
-                    running.append(_start(config, *ready, count))
+                    running.append(_start(config, *ready, count, at_once))
                     groups.append(running[-1].group)
                 time.sleep(_POLL_SECONDS)
                 for started in [one for one in running if one.group.poll() is not None]:
@@ -124,13 +125,13 @@ def _next_ready(waiting: collections.deque[tuple[int, Rung]], running: Sequence[
     return ready
 
 
-def _start(config: LadderConfig, index: int, rung: Rung, count: int) -> _Started:
+def _start(config: LadderConfig, index: int, rung: Rung, count: int, at_once: int) -> _Started:
     resumed = (rung.folder / CONFIG_NAME).is_file()
     print(f"ladder: run {index} of {count}, {rung.name}{': resumed' if resumed else ''}", flush=True)
     log = config.output / "logs" / f"{rung.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    group = ProcessGroup(command(config, rung, _free_port()), environment(config), log)
+    group = ProcessGroup(command(config, rung, _free_port()), environment(config, at_once), log)
     return _Started(rung=rung, group=group, resumed=resumed, began=began)
 
 

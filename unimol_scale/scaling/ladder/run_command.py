@@ -62,12 +62,17 @@ def shell_command(config: LadderConfig, rung: Rung) -> str:
     return shlex.join(command(config, rung, 0)).replace("--master_port 0", "--master_port PORT")
 
 
-def environment(config: LadderConfig) -> dict[str, str]:
-    """Return the environment of a run: with the commands of this environment first in PATH."""
+def environment(config: LadderConfig, at_once: int = 1) -> dict[str, str]:
+    """Return the environment of a run, with the commands of this environment first in PATH.
+
+    Args:
+        config: the ladder.
+        at_once: number of runs that share the cores of this machine.
+    """
     environment = dict(os.environ)
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
     environment["PYTHONUNBUFFERED"] = "1"
-    if (at_once := runs_at_once(config)) > 1 and given_threads() is None:
+    if at_once > 1 and given_threads() is None:
         environment[NUM_THREADS] = str(max(1, usable_cores() // (at_once * config.ranks)))
     if config.launcher == "deepspeed":
         environment["LOCAL_SIZE"] = str(config.ranks)  # DeepSpeed takes this as the number of slots if there is no GPU

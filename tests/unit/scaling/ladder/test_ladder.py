@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.helpers.pretend_training import calls, make_place
+from tests.helpers.pretend_training import calls, hanging, make_place
 from unimol_scale.cli.main import main
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.model.accounting import training_flops
@@ -144,7 +144,7 @@ def test_a_failing_run_lets_the_one_beside_it_save(place: Path) -> None:
     with pytest.raises(RunError, match=rf"{second} failed \(exit status 1\)"):
         launch_ladder(place, runs_at_once=2)
     assert (place / "store" / f"saved-{first}").exists()
-    assert all(map(_gone, _pids(place)))
+    assert all(map(_gone, hanging(place)))
     assert len(calls(place)) == 2
 
 
@@ -153,14 +153,20 @@ def test_runs_at_a_time_share_the_cores(place: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(run_command, "usable_cores", lambda: 8)
     config = ladder.read_ladder(place / "ladder.yaml")
     assert "OMP_NUM_THREADS" not in run_command.environment(config)
-    threads = {
-        at_once: run_command.environment(replace(config, runs_at_once=at_once))["OMP_NUM_THREADS"]
-        for at_once in (0, 2, 3, 16)
-    }
-    assert threads == {0: "1", 2: "4", 3: "2", 16: "1"}
+    threads = {at_once: run_command.environment(config, at_once)["OMP_NUM_THREADS"] for at_once in (2, 3, 8, 16)}
+    assert threads == {2: "4", 3: "2", 8: "1", 16: "1"}
     assert run_command.runs_at_once(replace(config, runs_at_once=0)) == 8
     monkeypatch.setenv("OMP_NUM_THREADS", "5")  # the user's choice
-    assert run_command.environment(replace(config, runs_at_once=2))["OMP_NUM_THREADS"] == "5"
+    assert run_command.environment(config, 2)["OMP_NUM_THREADS"] == "5"
+
+
+def test_a_run_by_itself_has_all_cores(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+    environment = launch.environment
+    monkeypatch.setattr(launch, "environment", lambda config, at_once: given.append(at_once) or environment(config))
+    config = ladder.read_ladder(change(place, runs_at_once=0))
+    launch.launch_ladder(config, rungs_of(place)[:1])
+    assert given == [1]
 
 
 def rungs_of(place: Path) -> list[ladder.Rung]:
@@ -222,7 +228,7 @@ def test_a_signal_to_the_ladder_lets_every_rank_save_and_leaves_none_behind(
     command = [sys.executable, "-m", "unimol_scale.cli", "ladder", "ladder.yaml"]
     process = subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while len(pids := _pids(place)) < 2 * at_once:
+    while len(pids := hanging(place)) < 2 * at_once:
         assert time.monotonic() < deadline, "the runs did not start"
         time.sleep(0.05)
     process.send_signal(number)
@@ -234,11 +240,6 @@ def test_a_signal_to_the_ladder_lets_every_rank_save_and_leaves_none_behind(
         assert _gone(pid), f"process {pid} survived"
     # The ranks, not the launchers alone, were told and were given the time.
     assert len(list((place / "store").glob("saved-*"))) == at_once
-
-
-def _pids(place: Path) -> list[int]:
-    """Return the processes of the runs that hang."""
-    return [int(word) for path in (place / "store").glob("pids-*") for word in path.read_text().split()]
 
 
 def _gone(pid: int) -> bool:
