@@ -3,7 +3,7 @@
     python conformer_gen/build.py --source sample
     python -m benchmarks.training.recipes --output benchmarks/results/recipes.md
 
-Every run is one of launch/pretrain.py on a single process, with the settings of configs/ladder/sample.yaml, the same
+Every run is one of launch/pretrain.py on a single process, with the settings of ladder.yaml beside this file, the same
 number of steps and, for one seed, the same initial weights and batches. A finished run is skipped, an unfinished
 one is resumed: interrupt it and start the same command again. The defaults take about an hour of
 one core.
@@ -41,7 +41,7 @@ from unimol_scale.scaling.ladder.launch import launch_ladder
 from unimol_scale.store.shards import open_store
 
 COMMAND = "python -m benchmarks.training.recipes"
-LADDER = REPOSITORY / "configs" / "ladder" / "sample.yaml"
+LADDER = REPOSITORY / "benchmarks" / "training" / "ladder.yaml"
 WARMUP_SHARE = 0.1
 EXIT_INTERRUPTED = 130
 BASELINE = "AdamW, linear"

@@ -3,7 +3,7 @@
     python conformer_gen/build.py --source sample
     python -m benchmarks.training.objectives --data data/sample --size 1M --steps 400 --batch 32 --seeds 0
 
-Each run is one of launch/pretrain.py, with the settings of configs/ladder/sample.yaml on a single process. A finished
+Each run is one of launch/pretrain.py, with the settings of training/ladder.yaml on a single process. A finished
 run is skipped, an unfinished one is resumed: interrupt it and start the same command again. ``--only`` does a part, and
 the report is then of that part. Writes OUTPUT.md, and pictures and results.json into the folder OUTPUT.
 
@@ -43,7 +43,7 @@ from unimol_scale.store.shards import open_store
 
 COMMAND = "python -m benchmarks.training.objectives"
 
-LADDER = REPOSITORY / "configs" / "ladder" / "sample.yaml"
+LADDER = REPOSITORY / "benchmarks" / "training" / "ladder.yaml"
 # Of sizes that the ladder does not have; its rates fall from 8e-3 at 0.03M to 3e-3 at 0.5M.
 LEARNING_RATE = 2.5e-3
 WARMUP_SHARE = 0.1

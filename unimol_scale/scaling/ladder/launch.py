@@ -103,7 +103,7 @@ def _launch_all(config: LadderConfig, waiting: collections.deque[tuple[int, Rung
     try:
         with ended_together() as groups:
             while waiting or running:
-                while len(running) < at_once and (ready := _next_ready(waiting, running)) is not None:
+                while len(running) < at_once and (ready := _next_ready(waiting, running, last=at_once > 1)) is not None:
                     running.append(_start(config, *ready, count, at_once))
                     groups.append(running[-1].group)
                 time.sleep(_POLL_SECONDS)
@@ -116,13 +116,20 @@ def _launch_all(config: LadderConfig, waiting: collections.deque[tuple[int, Rung
     return results
 
 
-def _next_ready(waiting: collections.deque[tuple[int, Rung]], running: Sequence[_Started]) -> tuple[int, Rung] | None:
-    """Take the first run whose trunk, if it has one, is not still to be trained; None: there is none."""
+def _next_ready(
+    waiting: collections.deque[tuple[int, Rung]], running: Sequence[_Started], *, last: bool
+) -> tuple[int, Rung] | None:
+    """Take the first run, or the last one, whose trunk, if it has one, is not still to be trained; None: there is none.
+
+    Of several at a time the last one begins: ladders end with their largest runs, which would otherwise be trained
+    alone at the end, while the other cores have no work.
+    """
     unfinished = {rung.name for _, rung in waiting} | {one.rung.name for one in running}
-    ready = next((pair for pair in waiting if pair[1].trunk not in unfinished), None)
-    if ready is not None:
-        waiting.remove(ready)
-    return ready
+    ready = [pair for pair in waiting if pair[1].trunk not in unfinished]
+    if not ready:
+        return None
+    waiting.remove(ready[-1 if last else 0])
+    return ready[-1 if last else 0]
 
 
 def _start(config: LadderConfig, index: int, rung: Rung, count: int, at_once: int) -> _Started:

@@ -134,11 +134,12 @@ def test_several_runs_at_a_time_are_all_trained_and_told_in_their_order(place: P
     assert [result.rung.name for result in results] == [rung.name for rung in rungs_of(place)]
     assert [result.action for result in results] == ["trained"] * 4
     assert sorted(calls(place)) == sorted(rung.name for rung in rungs_of(place))
+    assert set(calls(place)[:3]) == {rung.name for rung in rungs_of(place)[1:]}  # the largest begin
     assert {result.action for result in launch_ladder(place)} == {"skipped"}
 
 
 def test_a_failing_run_lets_the_one_beside_it_save(place: Path) -> None:
-    first, second, *_ = (rung.name for rung in rungs_of(place))
+    *_, second, first = (rung.name for rung in rungs_of(place))  # the last ones begin
     (place / "store" / f"hang-{first}").touch()
     (place / "store" / f"fail-{second}").touch()
     with pytest.raises(RunError, match=rf"{second} failed \(exit status 1\)"):
