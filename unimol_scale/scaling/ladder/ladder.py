@@ -60,7 +60,8 @@ class LadderConfig:
         launcher: "deepspeed" starts ``ranks`` processes; "python" a single one.
         ranks: processes of a run, one for each GPU or part of the CPU.
         runs_at_once: runs that are trained at the same time, and share the cores; a branch waits for its trunk. 0: one
-            for each core, which is fastest for models up to some millions of parameters on a CPU.
+            for each core as far as memory allows, which is fastest for models up to some millions of parameters on a
+            CPU, and 1 on a machine with a GPU.
         script: a pretraining command of your own, relative to where the ladder is started; None: ``unimol-scale
             pretrain`` of this installation.
         overrides: further settings of every run, as pretrain takes them (nested or with dots).

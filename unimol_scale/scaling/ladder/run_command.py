@@ -8,12 +8,17 @@ from typing import Any
 
 import yaml
 
+from unimol_scale.common.machine.memory import available_bytes
 from unimol_scale.common.machine.threads import NUM_THREADS, given_threads, usable_cores
 from unimol_scale.common.trees import merge
 from unimol_scale.config import parse_overrides
 from unimol_scale.scaling.ladder.ladder import LadderConfig, Rung
 
 PRETRAIN = ("unimol_scale.cli", "pretrain")  # module and verb
+# Files of the drivers of NVIDIA and AMD.
+_GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
+# Memory that a run of a small model takes: 0.8 GiB [measured at 2M], and some room.
+_RUN_BYTES = 1.5 * 2**30
 
 
 def command(config: LadderConfig, rung: Rung, port: int) -> list[str]:
@@ -86,4 +91,14 @@ def overrides_of(rung: Rung) -> dict[str, Any]:
 
 def runs_at_once(config: LadderConfig) -> int:
     """Return the number of runs that are trained at the same time."""
-    return config.runs_at_once or usable_cores()
+    if config.runs_at_once:
+        return config.runs_at_once
+    if _has_gpu():
+        return 1
+    memory = available_bytes()
+    return usable_cores() if memory is None else max(1, min(usable_cores(), int(memory / _RUN_BYTES)))
+
+
+def _has_gpu() -> bool:
+    """Return whether this machine has a GPU that runs would share, as far as can be told without torch."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES") != "" and any(path.exists() for path in _GPU_DEVICES)

@@ -156,9 +156,30 @@ def test_runs_at_a_time_share_the_cores(place: Path, monkeypatch: pytest.MonkeyP
     assert "OMP_NUM_THREADS" not in run_command.environment(config)
     threads = {at_once: run_command.environment(config, at_once)["OMP_NUM_THREADS"] for at_once in (2, 3, 8, 16)}
     assert threads == {2: "4", 3: "2", 8: "1", 16: "1"}
-    assert run_command.runs_at_once(replace(config, runs_at_once=0)) == 8
     monkeypatch.setenv("OMP_NUM_THREADS", "5")  # the user's choice
     assert run_command.environment(config, 2)["OMP_NUM_THREADS"] == "5"
+
+
+def test_there_is_a_run_for_each_core_as_far_as_memory_allows_and_one_on_a_gpu(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ladder.read_ladder(change(place, runs_at_once=0))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(run_command, "_GPU_DEVICES", ())
+    monkeypatch.setattr(run_command, "usable_cores", lambda: 8)
+    monkeypatch.setattr(run_command, "available_bytes", lambda: 2**40)
+    assert run_command.runs_at_once(config) == 8
+    monkeypatch.setattr(run_command, "available_bytes", lambda: 5 * 2**30)
+    assert run_command.runs_at_once(config) == 3
+    monkeypatch.setattr(run_command, "available_bytes", lambda: 0)
+    assert run_command.runs_at_once(config) == 1
+    monkeypatch.setattr(run_command, "available_bytes", lambda: None)
+    assert run_command.runs_at_once(config) == 8
+    monkeypatch.setattr(run_command, "_GPU_DEVICES", (place,))
+    assert run_command.runs_at_once(config) == 1
+    assert run_command.runs_at_once(replace(config, runs_at_once=2)) == 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # hidden
+    assert run_command.runs_at_once(config) == 8
 
 
 def test_a_run_by_itself_has_all_cores(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
