@@ -27,7 +27,7 @@ from unimol_scale.model.presets import ModelConfig
 
 def test_a_finished_folder_is_read_and_not_made_again(finished, monkeypatch):
     config, done = finished
-    monkeypatch.setattr("unimol_scale.downstream.finetuning.finetune.load_rows", None)
+    monkeypatch.setattr("unimol_scale.downstream.finetuning.problem.prepare_problems.load_rows", None)
     assert finetune(config) == done
     elsewhere = dataclasses.replace(config, device="auto", cache=Path("elsewhere"), conformer_workers=3)
     assert finetune(elsewhere) == done  # where it is computed is no other fine-tuning

@@ -104,7 +104,7 @@ def test_a_training_that_fails_is_passed_over_unless_all_do(search):
 
 def test_without_optuna_the_error_names_the_extra_before_data_is_read(settings, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    monkeypatch.setattr("unimol_scale.downstream.finetuning.finetune.load_rows", None)
+    monkeypatch.setattr("unimol_scale.downstream.finetuning.problem.prepare_problems.load_rows", None)
     with pytest.raises(ConfigError, match=r"pip install 'unimol-scale\[tune\]'"):
         finetune(settings(tune=2, inputs="2d"))
 
