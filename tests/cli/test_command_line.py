@@ -40,10 +40,10 @@ WORDS = {
     "finetune": (
         "key=value --baselines --cache --calibration-fraction --censored --class-weights --config --conformal "
         "--conformers --coverage --data --device --domain --folds --fragments --from --hydrogens --inputs "
-        "--label-fraction --learning-curve --lora --loss --metric --no-baselines --no-domain --no-hydrogens --order "
-        "--output --plan --pooling --positive --pretraining-store --probe --reinitialise --repeats --seed --seeds "
-        "--size --skip-bad --smiles-column --split --split-column --target --task --transform --tune "
-        "--weight-column"
+        "--label-fraction --learning-curve --lora --loss --metric --models-at-once --no-baselines --no-domain "
+        "--no-hydrogens --order --output --plan --pooling --positive --pretraining-store --probe --reinitialise "
+        "--repeats --seed --seeds --size --skip-bad --smiles-column --split --split-column --target --task "
+        "--transform --tune --weight-column"
     ),
     "compare": "DIR --output",
     "predict": (
