@@ -45,7 +45,7 @@ def shipped_models() -> list[ShippedModel]:
     Example:
         >>> import unimol_scale as us
         >>> [model.name for model in us.shipped_models()]
-        ['unimol-scale-2m', 'unimol-scale-2m-v2']
+        ['unimol-scale-2m', 'unimol-scale-2m-2d', 'unimol-scale-2m-v2']
     """
     folders = sorted(path.parent for path in SHIPPED_FOLDER.glob(f"*/{MODEL_CARD_NAME}"))
     return [ShippedModel(name=folder.name, folder=folder, about=_first_paragraph(folder)) for folder in folders]
