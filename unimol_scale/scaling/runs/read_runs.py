@@ -1,6 +1,7 @@
 """Reads all runs that a user names (run folders, event files, tables) and checks that they are comparable. No torch."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -9,7 +10,13 @@ from unimol_scale.common.summary_file import UnreadableRunError
 from unimol_scale.errors import RunError, nearest
 from unimol_scale.scaling.runs.event_files import has_event_files, name_of, read_event_folder
 from unimol_scale.scaling.runs.loss_tables import ColumnTable, read_table
-from unimol_scale.scaling.runs.run_records import RUN_FILES, RunRecord, check_comparable, read_run_folder
+from unimol_scale.scaling.runs.run_records import (
+    RUN_FILES,
+    RunRecord,
+    check_comparable,
+    optimizer_of,
+    read_run_folder,
+)
 from unimol_scale.scaling.runs.runs_table import is_runs_table, read_runs_table
 
 Content = TypeVar("Content")
@@ -49,6 +56,7 @@ def read_runs(
     records: list[RunRecord] = []
     notes: list[str] = []
     events: list[Path] = []
+    searched: set[str] = set()  # runs that were found in a directory, and not named themselves
     for path in paths:
         if isinstance(path, ColumnTable):
             found, left_out = read_table(path, columns or {}, trajectories)
@@ -57,6 +65,7 @@ def read_runs(
         elif path.is_dir():
             folders, event_folders = find_run_folders(path)
             events += event_folders
+            searched |= {str(folder) for folder in folders if folder != path}
             for folder in folders:
                 outcome = _unless_damaged(folder, read_run_folder)
                 records += [outcome] if isinstance(outcome, RunRecord) else []
@@ -96,6 +105,8 @@ def read_runs(
     if not records:
         skipped = "".join(f"\n  {note}" for note in notes)
         raise RunError(f"no finished run under {', '.join(str(path) for path in paths)}{skipped}")
+    records, left_out = _of_most_runs_optimizer(records, searched)
+    notes += left_out
     check_comparable(records, rates=rates)
     return records, [*notes, *(remark for record in records for remark in record.remarks)]
 
@@ -120,6 +131,27 @@ def _without_trunks(records: Sequence[RunRecord]) -> tuple[list[RunRecord], list
         "those of finished runs and do not follow the law; their branches count (--trunks includes them)"
     )
     return [record for record in records if not is_trunk(record)], [note]
+
+
+def _of_most_runs_optimizer(records: Sequence[RunRecord], searched: set[str]) -> tuple[list[RunRecord], list[str]]:
+    """Return the runs of the optimizer of more than half of them, and a note on the others.
+
+    A directory of runs often holds a first try beside a ladder. Runs that were named themselves are not left out.
+
+    Args:
+        records: the runs.
+        searched: sources of the runs that were found in a directory.
+    """
+    (most, count), *others = Counter(map(optimizer_of, records)).most_common()
+    rest = [record for record in records if optimizer_of(record) != most]
+    if not others or 2 * count <= len(records) or any(record.source not in searched for record in rest):
+        return list(records), []
+    notes = [
+        f"{record.source}: left out because {optimizer_of(record)} trained it, and {most} the other {count}: each "
+        "optimizer has a law of its own. To fit it, name the folders of its kind"
+        for record in rest
+    ]
+    return [record for record in records if optimizer_of(record) == most], notes
 
 
 def _unless_damaged(folder: Path, read: Callable[[Path], Content]) -> Content | str:

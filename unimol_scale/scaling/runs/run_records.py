@@ -295,6 +295,11 @@ def decays_of(rates: Mapping[float, float]) -> bool | None:
     return rates[max(rates)] < DECAYED * max(rates.values())
 
 
+def optimizer_of(record: RunRecord) -> str:
+    """Return what trained a run, such as "AdamW"."""
+    return record.comparable.get(OPTIMIZER, _FIRST_OPTIMIZER) or _FIRST_OPTIMIZER
+
+
 def check_comparable(records: Sequence[RunRecord], *, rates: bool = False) -> None:
     """Check that runs can be compared.
 
@@ -319,7 +324,7 @@ def check_comparable(records: Sequence[RunRecord], *, rates: bool = False) -> No
                     f"({MEANINGS[key]}): {first.source} has {ours or 'no record of it'}, {record.source} has "
                     f"{theirs or 'no record of it'}; fit them separately by naming the run folders{settings}"
                 )
-        ours, theirs = (one.comparable.get(OPTIMIZER, _FIRST_OPTIMIZER) for one in (first, record))
+        ours, theirs = optimizer_of(first), optimizer_of(record)
         if ours != theirs:
             raise RunError(
                 "runs of different optimizers cannot share a law, because each optimizer has a law of its own: "

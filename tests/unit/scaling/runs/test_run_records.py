@@ -110,6 +110,20 @@ def test_runs_of_two_optimizers_do_not_share_a_law_and_older_ones_had_adamw(tmp_
         read_runs([tmp_path / "old", tmp_path / "pure" / "a"])
 
 
+def test_a_run_of_another_optimizer_beside_a_ladder_is_left_out_with_a_note_unless_it_is_named(tmp_path: Path) -> None:
+    muon = {"optimizer": "Muon (atom+pair) and AdamW"}
+    ladder = [write_run(tmp_path / f"sample-{steps}", "0.1M", steps, summary=muon) for steps in (100, 200)]
+    hello = write_run(tmp_path / "hello", "0.1M", 300)
+    records, (note,) = read_runs([tmp_path])
+    assert [record.source for record in records] == [str(folder) for folder in ladder]
+    assert note.startswith(f"{hello}: left out because AdamW trained it, and Muon (atom+pair) and AdamW the other 2")
+    with pytest.raises(RunError, match="different optimizers"):
+        read_runs([*ladder, hello])
+    write_run(tmp_path / "again", "0.1M", 400)
+    with pytest.raises(RunError, match="different optimizers"):  # half and half: which was meant is unknown
+        read_runs([tmp_path])
+
+
 def test_a_mix_names_the_setting_that_differs(tmp_path: Path) -> None:
     for name, size, noise in (("a", "1M", 0.2), ("b", "2M", 0.3)):
         folder = write_run(tmp_path / name, size, 100, summary={"objective_sha256": name * 64})
