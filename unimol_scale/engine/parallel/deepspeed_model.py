@@ -270,6 +270,7 @@ def _muon(module: nn.Module, matrices: Mapping[str, HiddenWeight], train: TrainC
         lr=train.learning_rate,
         betas=(train.beta1, train.beta2),
         weight_decay=train.weight_decay,
+        pair_rate=train.muon_pair_rate,
         momentum=train.muon_momentum,
         iterations=train.muon_iterations,
         dtype=torch.bfloat16 if train.precision == "bf16" else torch.float32,

@@ -63,12 +63,13 @@ class MuonAdamW(torch.optim.AdamW):
         lr: learning rate of both, on AdamW's scale.
         betas: coefficients of AdamW.
         weight_decay: decoupled weight decay of both.
+        pair_rate: factor on the steps of the pair track's matrices. Weight decay is not scaled.
         momentum: Nesterov momentum of Muon.
         iterations: Newton–Schulz iterations.
         dtype: dtype in which matrices are sent and made orthogonal.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but two are named by the caller
         self,
         matrices: Iterable[nn.Parameter],
         others: Iterable[nn.Parameter],
@@ -76,6 +77,7 @@ class MuonAdamW(torch.optim.AdamW):
         lr: float,
         betas: tuple[float, float],
         weight_decay: float,
+        pair_rate: float = 1.0,
         momentum: float,
         iterations: int,
         dtype: torch.dtype,
@@ -83,6 +85,7 @@ class MuonAdamW(torch.optim.AdamW):
         groups = [{"params": list(others), IS_MUON: False}, {"params": list(matrices), IS_MUON: True}]
         super().__init__(groups, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
         self._momentum, self._iterations, self._dtype = momentum, iterations, dtype
+        self._scale = {"atom": RMS, "pair": RMS * pair_rate}
         self._exchange: MatrixExchange | None = None
         self._weights: Mapping[str, HiddenWeight] = {}
         self._numbers: dict[int, int] = {}
@@ -127,9 +130,10 @@ class MuonAdamW(torch.optim.AdamW):
         for round_ in self._exchange.rounds(list(numbered)):
             whole = self._orthogonalised(self._exchange.collect(round_, ahead, self._dtype))
             for run, update in self._exchange.distribute(round_, whole, self._dtype, flats[0].device):
-                _, rows, columns = self._weights[run.name].matrix_shape
+                weight = self._weights[run.name]
+                _, rows, columns = weight.matrix_shape
                 moved = numbered[run.flat].view(-1).narrow(0, run.offset, run.length)
-                moved.add_(update, alpha=-lr * RMS * math.sqrt(max(rows, columns)))
+                moved.add_(update, alpha=-lr * self._scale[weight.track] * math.sqrt(max(rows, columns)))
 
     def _orthogonalised(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return orthogonal updates of whole weights, flat; matrices of the same shape are computed together."""

@@ -25,7 +25,8 @@ _FREE_OBJECTIVE = "objective.distill.teacher"
 DATA_HASH = "data manifest SHA-256"
 # Settings of the optimizer. They may change during a run, which then no longer follows a single schedule.
 RATE = ("steps", "learning_rate", "warmup_steps", "schedule", "decay_fraction", "decay_shape")
-_SCHEDULE = (*RATE, "beta1", "beta2", "weight_decay", "gradient_clip", "muon_momentum", "muon_iterations")
+_MUON = ("muon_pair_rate", "muon_momentum", "muon_iterations")
+_SCHEDULE = (*RATE, "beta1", "beta2", "weight_decay", "gradient_clip", *_MUON)
 SCHEDULE = frozenset({*(f"train.{name}" for name in _SCHEDULE), "train.precision"})
 STEPS = "train.steps"
 # If these differ, a checkpoint lacks the states that the optimizer needs.

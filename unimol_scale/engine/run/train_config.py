@@ -30,6 +30,8 @@ class TrainConfig:
             arXiv 2502.16982), so ``learning_rate`` and ``weight_decay`` carry over from AdamW.
         muon_tracks: tracks whose matrices Muon updates: ``atom`` (attention, feed-forward network), ``pair`` (attention
             bias, outer product, triangle update, feed-forward network), or both.
+        muon_pair_rate: learning rate of the pair track's matrices divided by ``learning_rate``, for Muon. 1: all
+            matrices have the same.
         muon_momentum: Nesterov momentum of Muon.
         muon_iterations: Newton–Schulz iterations that make a step of Muon orthogonal.
         gradient_clip: largest norm of the whole gradient.
@@ -79,6 +81,7 @@ class TrainConfig:
     weight_decay: float = 1e-4
     optimizer: Literal["adamw", "muon"] = "adamw"
     muon_tracks: Literal["atom+pair", "atom", "pair"] = "atom+pair"
+    muon_pair_rate: float = 1.0
     muon_momentum: float = 0.95
     muon_iterations: int = 5
     gradient_clip: float = 1.0
@@ -115,8 +118,8 @@ class TrainConfig:
                 raise ConfigError(f"train.{name} must be at least 1, got {getattr(self, name)}")
         if self.side_by_side is not None and self.side_by_side < 1:
             raise ConfigError(f"train.side_by_side must be at least 1, got {self.side_by_side}")
-        for name in ("learning_rate", "gradient_clip"):
-            if getattr(self, name) <= 0.0:
+        for name in ("learning_rate", "gradient_clip", "muon_pair_rate"):
+            if not getattr(self, name) > 0.0:
                 raise ConfigError(f"train.{name} must be positive, got {getattr(self, name)}")
         if not 0 <= self.warmup_steps <= self.steps:
             raise ConfigError(
@@ -137,7 +140,10 @@ class TrainConfig:
     @property
     def optimizers(self) -> str:
         """Names of the optimizers, for messages."""
-        return "AdamW" if self.optimizer == "adamw" else f"Muon ({self.muon_tracks}) and AdamW"
+        if self.optimizer == "adamw":
+            return "AdamW"
+        pair = "" if self.muon_pair_rate == 1.0 else f", pair rate × {self.muon_pair_rate:g}"
+        return f"Muon ({self.muon_tracks}{pair}) and AdamW"
 
     @property
     def tracks_of_muon(self) -> tuple[Literal["atom", "pair"], ...]:
@@ -153,6 +159,11 @@ class TrainConfig:
             )
         if self.optimizer != "muon" and self.muon_tracks != "atom+pair":
             raise ConfigError(f"train.muon_tracks={self.muon_tracks} needs train.optimizer=muon, not {self.optimizer}")
+        if self.muon_pair_rate != 1.0 and "pair" not in self.tracks_of_muon:
+            raise ConfigError(
+                f"train.muon_pair_rate={self.muon_pair_rate:g} needs train.optimizer=muon, and train.muon_tracks with "
+                "the pair track"
+            )
 
     def _check_decay(self) -> None:
         if not 0.0 < self.decay_fraction <= 1.0:

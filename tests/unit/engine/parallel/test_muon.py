@@ -1,7 +1,7 @@
 """Muon's matrices, its step against torch's own, and who works on what; ``test_zero.py`` has it on real ranks."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import pytest
 import torch
@@ -37,14 +37,20 @@ def weights_of(module: nn.Module, *tracks: str) -> dict[str, HiddenWeight]:
     return hidden_weights(module, shapes, tracks or ("atom", "pair"))
 
 
-def started(matrices: Mapping[str, nn.Parameter], stacked: int | None = 1, dtype: torch.dtype = torch.float32):
-    """Return the optimizer of some matrices on the only rank, at stage 0."""
+def started(
+    matrices: Mapping[str, nn.Parameter],
+    stacked: int | None = 1,
+    dtype: torch.dtype = torch.float32,
+    pair: Collection[str] = (),
+    pair_rate: float = 1.0,
+):
+    """Return the optimizer of some matrices on the only rank, at stage 0; ``pair`` names those of the pair track."""
     optimizer = MuonAdamW(
         matrices.values(), [nn.Parameter(torch.zeros(1))], lr=RATE, betas=(0.9, 0.99), weight_decay=DECAY,
-        momentum=0.95, iterations=5, dtype=dtype,
+        pair_rate=pair_rate, momentum=0.95, iterations=5, dtype=dtype,
     )  # fmt: skip
     weights = {
-        name: HiddenWeight(track="atom", shape=(weight.shape[0], weight.shape[1]), stacked=stacked)
+        name: HiddenWeight(track="pair" if name in pair else "atom", shape=tuple(weight.shape), stacked=stacked)
         for name, weight in matrices.items()
     }
     runs = [Run(name=n, start=0, length=w.numel(), flat=k, offset=0) for k, (n, w) in enumerate(matrices.items())]
@@ -119,6 +125,18 @@ def test_a_step_is_that_of_torch_with_the_size_of_adamws(shape: tuple[int, int])
         # The root mean square of AdamW's is 0.2 to 0.4 times the learning rate, whatever the shape.
         assert moved.square().mean().sqrt() == pytest.approx(0.2 * RATE, rel=0.25)
     assert torch.allclose(ours, theirs, atol=2e-2 * RATE)
+
+
+def test_the_pair_track_may_have_a_rate_of_its_own() -> None:
+    torch.manual_seed(0)
+    start, gradient = torch.zeros(12, 20), torch.randn(12, 20)
+    weights = {name: nn.Parameter(start.clone()) for name in ("atom", "pair")}
+    optimizer = started(weights, pair=["pair"], pair_rate=0.25)
+    for weight in weights.values():
+        weight.grad = gradient.clone()
+    optimizer.step()
+    assert weights["atom"].abs().min() > 0
+    torch.testing.assert_close(weights["pair"], 0.25 * weights["atom"])
 
 
 def test_a_step_in_fp32_makes_the_singular_values_alike_and_zeros_stay_zeros() -> None:

@@ -156,6 +156,10 @@ def test_bad_training_settings_are_refused():
         TrainConfig(learning_rate=0.0)
     with pytest.raises(ConfigError, match=r"train\.muon_tracks=pair needs"):
         TrainConfig(muon_tracks="pair")
+    for settings in ({}, {"optimizer": "muon", "muon_tracks": "atom"}):
+        with pytest.raises(ConfigError, match=r"train\.muon_pair_rate=0\.5 needs"):
+            TrainConfig(muon_pair_rate=0.5, **settings)
+    assert TrainConfig(optimizer="muon", muon_pair_rate=0.5).optimizers == "Muon (atom+pair, pair rate × 0.5) and AdamW"
     with pytest.raises(ConfigError, match=r"train\.muon_momentum must be in"):
         TrainConfig(optimizer="muon", muon_momentum=1.0)
     with pytest.raises(ConfigError, match=r"train\.muon_iterations must be at least 1"):
