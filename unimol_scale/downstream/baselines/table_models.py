@@ -3,6 +3,7 @@
 There is one model per target, fitted to the known labels. Shapes: R rows, F features, L targets.
 """
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,7 +122,10 @@ def fit_and_predict(
     if not kept_F.any():
         return unchanging
     estimator = _estimator(model, task, label_N, trees)
-    estimator.fit(features_NF[:, kept_F], label_N, sample_weight=weight_N)
+    # scikit-learn's threads change the filters of warnings for a moment, and before Python 3.14 all threads share them:
+    # now and then none are left, and every tree of the next forest warns of that.
+    with warnings.catch_warnings():
+        estimator.fit(features_NF[:, kept_F], label_N, sample_weight=weight_N)
     if model.forest:
         estimator.n_jobs = 1  # several threads would add up the trees in varying order
     pieces = [asked_RF[start : start + _PIECE][:, kept_F] for start in range(0, len(asked_RF), _PIECE)]

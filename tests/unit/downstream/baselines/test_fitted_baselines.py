@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import warnings
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -54,6 +55,21 @@ def test_a_terminal_sees_how_many_of_them_are_fitted(fitted, labels, monkeypatch
     last = terminal.getvalue().rstrip("\x1b[?25h\n").splitlines()[-1]
     assert "fitting the baselines" in last
     assert "4/4" in last
+
+
+def test_threads_of_a_fit_that_lose_the_filters_of_warnings_cost_nobody_a_warning(fitted, labels, monkeypatch, recwarn):
+    """scikit-learn's threads race for them: now and then a fit leaves none, and each tree of the next one warns."""
+    fit = table_models.RandomForestRegressor.fit
+
+    def losing(self, *args, **options):
+        fit(self, *args, **options)
+        warnings.resetwarnings()
+
+    monkeypatch.setattr(table_models.RandomForestRegressor, "fit", losing)
+    before = list(warnings.filters)
+    fitted(labels)
+    assert warnings.filters == before
+    assert not recwarn.list
 
 
 def test_scores_are_those_of_the_predictions(fitted, labels):
