@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from unimol_scale.data.input_views import Inputs
 from unimol_scale.downstream.label_settings import ClassWeights, LabelSettings, Task, Transform
@@ -32,6 +32,9 @@ LossName = Literal["mse", "mae", "huber"]
 
 __all__ = ["ClassWeights", "HeadName", "Task", "Transform"]  # re-exported
 
+SMALL_WIDTH = 256  # widest model with the first of these rates and epochs; docs/benchmarks.md has their comparison
+SMALL_RATE, SMALL_EPOCHS = 5e-4, 30
+RATE, EPOCHS = 1e-4, 60
 NO_MODEL = "none"  # given instead of a pretrained model, in upper or lower case: random weights
 # Field of the model's configuration → the setting that replaces it; ``train.dropout`` is the head's.
 _MODEL_DROPOUTS = {field: "backbone_dropout" if field == "dropout" else field for field in DROPOUTS}
@@ -42,10 +45,12 @@ class FinetuneTrainConfig(TrainedParts):
     """Settings of the training of one model, with keys ``train.…``. ``TrainedParts`` says which weights are updated.
 
     Attributes:
-        learning_rate: peak learning rate of AdamW for the head and the last layer.
+        learning_rate: peak learning rate of AdamW for the head and the last layer. None: 5e-4 for models of a width up
+            to 256, and 1e-4 for larger ones and for probes.
         layer_decay: learning rate of a layer divided by that of the layer above it; 1: all layers have the same.
         batch_size: molecules per step.
-        epochs: largest number of epochs.
+        epochs: largest number of epochs. None: 30 for models of a width up to 256, and 60 for larger ones and for
+            probes.
         warm_up: fraction of all steps in which the learning rate rises; after that, ``schedule`` applies.
         patience: number of epochs without a better validation score after which training stops.
         weight_decay: weight decay of AdamW, applied only to matrices.
@@ -73,10 +78,12 @@ class FinetuneTrainConfig(TrainedParts):
             noise is not predicted. It has no effect without ``noise_std``.
     """
 
-    learning_rate: float = 1e-4
+    FORMER_DEFAULTS: ClassVar[Mapping[str, Any]] = MappingProxyType({"learning_rate": 1e-4, "epochs": 60})
+
+    learning_rate: float | None = None
     layer_decay: float = 1.0
     batch_size: int = 32
-    epochs: int = 60
+    epochs: int | None = None
     warm_up: float = 0.06
     patience: int = 20
     weight_decay: float = 1e-4
@@ -104,9 +111,9 @@ class FinetuneTrainConfig(TrainedParts):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} must be at least 1, got {getattr(self, name)}")
         for name in ("learning_rate", "gradient_clip", "epsilon"):
-            if not getattr(self, name) > 0.0:  # refuses NaN too
-                raise ConfigError(f"train.{name} must be positive, got {getattr(self, name)}")
-        for name in ("weight_decay", "workers", "noise_std", "noise_weight"):
+            if (value := getattr(self, name)) is not None and not value > 0.0:  # refuses NaN too
+                raise ConfigError(f"train.{name} must be positive, got {value}")
+        for name in ("weight_decay", "workers", "noise_std", "noise_weight", "end_learning_rate"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"train.{name} must not be negative, got {getattr(self, name)}")
         if not 0.0 < self.layer_decay <= 1.0:
@@ -124,7 +131,7 @@ class FinetuneTrainConfig(TrainedParts):
                 raise ConfigError(f"train.{name} must be in [0, 1), got {value}")
         if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
             raise ConfigError(f"train.ema_decay must be between 0 and 1, got {self.ema_decay}")
-        if not 0.0 <= self.end_learning_rate <= self.learning_rate:
+        if self.learning_rate is not None and self.end_learning_rate > self.learning_rate:
             raise ConfigError(
                 f"train.end_learning_rate must be between 0 and train.learning_rate {self.learning_rate}, got "
                 f"{self.end_learning_rate}"
@@ -138,6 +145,28 @@ class FinetuneTrainConfig(TrainedParts):
                 "train.end_learning_rate must not be given with train.schedule=constant, which stays at "
                 "train.learning_rate"
             )
+
+    def settled(self, width: int) -> Self:
+        """Return the same settings with the learning rate and the epochs that suit a model, where they were left open.
+
+        Args:
+            width: width of the atom representation.
+        """
+        is_small = width <= SMALL_WIDTH and self.probe is None
+        rate, epochs = (SMALL_RATE, SMALL_EPOCHS) if is_small else (RATE, EPOCHS)
+        return dataclasses.replace(self, learning_rate=self.learning_rate or rate, epochs=self.epochs or epochs)
+
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate of settings that are settled."""
+        assert self.learning_rate is not None, "settled() comes first"
+        return self.learning_rate
+
+    @property
+    def most_epochs(self) -> int:
+        """The largest number of epochs of settings that are settled."""
+        assert self.epochs is not None, "settled() comes first"
+        return self.epochs
 
     def with_dropouts(self, model: ModelConfig) -> ModelConfig:
         """Return the configuration of a model with its dropouts replaced by those set for this training."""

@@ -55,7 +55,7 @@ def test_settings_that_make_no_sense_are_refused(change, message):
         {"max_pairs": 0}, {"workers": -1}, {"beta1": 1.0}, {"beta2": -0.1}, {"epsilon": 0.0}, {"ema_decay": 1.0},
         {"ema_decay": 0.0}, {"backbone_dropout": 1.0}, {"attention_dropout": -0.1}, {"triangle_dropout": 1.0},
         {"activation_dropout": 1.5}, {"drop_path": 1.0}, {"noise_std": -0.1}, {"noise_weight": -1.0},
-        {"noise_std": float("nan")}, {"end_learning_rate": -1e-9}, {"end_learning_rate": 1.0},
+        {"noise_std": float("nan")}, {"end_learning_rate": -1e-9}, {"end_learning_rate": 1.0, "learning_rate": 0.5},
         {"end_learning_rate": 1e-9, "schedule": "constant"},
     ],
     ids=lambda change: next(iter(change)),

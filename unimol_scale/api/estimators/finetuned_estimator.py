@@ -100,8 +100,10 @@ class FinetunedEstimator(BaseEstimator):  # type: ignore[misc]
             pretrained: where training starts: the name of a model that comes with the package, a run, a checkpoint, an
                 exported model, a released file, or ``owner/name`` on the Hugging Face hub; None: random weights of the
                 preset that ``settings`` names as ``size``.
-            epochs: largest number of passes over the training rows; None: 60. The best epoch is kept.
-            learning_rate: peak learning rate of AdamW; None: 1e-4.
+            epochs: largest number of passes over the training rows; None: 30 for models of a width up to 256, as of the
+                models in the package, and 60 for larger ones. The best epoch is kept.
+            learning_rate: peak learning rate of AdamW; None: 5e-4 for models of a width up to 256, and 1e-4 for larger
+                ones.
             batch_size: molecules per step; None: 32.
             seeds: number of models to fit. They differ in initialisation and order of rows; predictions are averaged.
             inputs: what the model sees, "2d", "3d" or "2d+3d"; None: the richest input that it was pretrained on.

@@ -52,7 +52,7 @@ from unimol_scale.downstream.finetuning.problem.data_notes import (
     reference_notes,
     tested_rows,
 )
-from unimol_scale.downstream.finetuning.problem.identity import identify_start, sees_hydrogens
+from unimol_scale.downstream.finetuning.problem.identity import identify_start, settle
 from unimol_scale.downstream.finetuning.problem.inner_folds import tune_problem
 from unimol_scale.downstream.finetuning.problem.prepare_problems import prepare_problems
 from unimol_scale.downstream.finetuning.problem.seed_problem import SeedProblem
@@ -88,7 +88,7 @@ def finetune(config: FinetuneConfig, ranks: Ranks | None = None) -> FinetuneResu
     """
     folder = config.folder
     model, hashes, chosen = identify_start(config)
-    config = replace(config.with_choices, hydrogens=sees_hydrogens(config))
+    config = settle(config, model)
     check_folder(folder, config, hashes)
     require_folder(folder)
     finished = results.read(folder)

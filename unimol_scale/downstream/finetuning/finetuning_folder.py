@@ -125,16 +125,16 @@ def _may_change(before: FinetuneConfig, config: FinetuneConfig, *, is_finished: 
     return {"seeds"} if before.num_seeds < config.num_seeds or not is_finished else set()
 
 
-def hydrogens_begun_with(folder: Path) -> bool | None:
-    """Return whether the models already in a folder see hydrogens as atoms; None if it has no models.
+def begun_settings(folder: Path) -> FinetuneConfig | None:
+    """Return the settings of the models already in a folder; None if it has no models.
 
-    Models of versions that did not record this do not see them, whatever they were pretrained on.
+    Models of versions that did not record ``hydrogens`` do not see them, whatever they were pretrained on.
 
     Raises:
         ConfigError: a newer version wrote the settings, or they are damaged.
     """
     begun = (folder / CONFIG_NAME).is_file() and (folder / INPUTS_NAME).is_file() and _has_seeds(folder)
-    return _settings_of(folder).hydrogens if begun else None
+    return _settings_of(folder) if begun else None
 
 
 def write_settings(folder: Path, config: FinetuneConfig, hashes: InputHashes) -> None:

@@ -233,7 +233,7 @@ def _progress(problem: SeedProblem, seed: int, *, rates: int = 1, is_shown: bool
     train = problem.config.train
     return EpochProgress(
         problem.name_of(seed),
-        train.epochs,
+        train.most_epochs,
         problem.metric.name,
         steps=steps_per_epoch(train, len(problem.split.train)),
         rates=rates,

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 
 from tests.helpers.tiny_finetuning import MOLECULES, TINY, fitting
@@ -78,6 +79,41 @@ def test_dropouts_are_the_model_s_own_unless_the_training_has_others(settings, m
         TINY,
     ]
     assert FinetuneTrainConfig(drop_path=0.0).with_dropouts(dataclasses.replace(TINY, drop_path=0.2)) == TINY
+
+
+@pytest.mark.parametrize(
+    ("width", "given", "rate", "epochs"),
+    [
+        (64, {}, 5e-4, 30),
+        (256, {}, 5e-4, 30),
+        (768, {}, 1e-4, 60),
+        (64, {"probe": "mlp"}, 1e-4, 60),
+        (64, {"learning_rate": 3e-5}, 3e-5, 30),
+        (768, {"epochs": 7}, 1e-4, 7),
+    ],
+)
+def test_rate_and_epochs_suit_the_width_of_the_model_unless_they_are_given(width, given, rate, epochs):
+    train = FinetuneTrainConfig(**given).settled(width)
+    assert (train.learning_rate, train.epochs) == (train.peak_rate, train.most_epochs) == (rate, epochs)
+
+
+def test_a_final_rate_above_the_default_peak_is_an_error_for_that_model():
+    train = FinetuneTrainConfig(end_learning_rate=2e-4)
+    assert train.settled(64).end_learning_rate == 2e-4
+    with pytest.raises(ConfigError, match=r"end_learning_rate must be between 0 and train\.learning_rate 0\.0001"):
+        train.settled(768)
+
+
+def test_models_that_are_begun_keep_their_rate_and_epochs_when_none_are_given(settings):
+    """As a fine-tuning does that a version with other defaults began."""
+    finetune(settings(seeds=1, inputs="2d", train=fitting(epochs=2, learning_rate=3e-3)))
+    left_open = fitting(epochs=None, learning_rate=None)
+    done = finetune(settings(seeds=2, inputs="2d", train=left_open))
+    assert [len(seed.losses) for seed in done.seeds] == [2, 2]
+    recorded = yaml.safe_load((settings().output / "config.yaml").read_text())["train"]
+    assert (recorded["learning_rate"], recorded["epochs"]) == (3e-3, 2)
+    with pytest.raises(ConfigError, match=r"train.epochs: 2 → 3"):
+        finetune(settings(seeds=2, inputs="2d", train=fitting(epochs=3, learning_rate=None)))
 
 
 def test_noise_is_predicted_by_the_pretrained_head(settings, place, tmp_path):

@@ -21,7 +21,7 @@ def rate_factor(step: int, total: int, config: FinetuneTrainConfig) -> float:
         return (step + 1) / rising
     left = max(0.0, (total - step) / max(total - rising, 1))
     shape = {"linear": left, "cosine": 0.5 * (1.0 - math.cos(math.pi * left)), "constant": 1.0}[config.schedule]
-    end = config.end_learning_rate / config.learning_rate
+    end = config.end_learning_rate / config.peak_rate
     return end + (1.0 - end) * shape
 
 
@@ -47,7 +47,7 @@ def parameter_groups(
     return [
         {
             "params": parameters,
-            "lr": config.learning_rate * config.layer_decay**below,
+            "lr": config.peak_rate * config.layer_decay**below,
             "weight_decay": config.weight_decay if decays else 0.0,
         }
         for (below, decays), parameters in sorted(groups.items(), key=lambda item: item[0])

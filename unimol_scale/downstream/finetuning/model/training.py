@@ -119,7 +119,7 @@ def fit(
     if ranks is not None:
         ranks.copy_from_main(parameter.data for parameter in model.parameters())
     epoch_steps = steps_per_epoch(config, len(problem.train))
-    total = config.epochs * epoch_steps
+    total = config.most_epochs * epoch_steps
     updates, noisy_nodes = WeightUpdates(model, config, total), NoisyNodes.of(config)
     make_noised = replace(problem.make_sample, noise_std=config.noise_std)  # in training only
     at_once = 1 if ranks is not None else _micro_batches_at_once(model, config, device)
@@ -129,7 +129,7 @@ def fit(
     own_seed = seed if ranks is None else seed + _SEED_STRIDE * ranks.rank
     with own_randomness(own_seed, device), _threads_for(model, at_once) as side_by_side:
         valid_samples = repeated_samples(problem.valid, problem.make_sample, config.max_pairs, device)
-        for _ in range(config.epochs):
+        for _ in range(config.most_epochs):
             model.train()
             losses = []
             with limited_threads(model, device):

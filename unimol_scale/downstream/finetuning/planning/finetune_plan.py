@@ -8,7 +8,7 @@ the molecular graphs, so no conformers are generated.
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from unimol_scale.downstream.finetuning.planning.needed_memory import (
     layers_with_gradients,
     needed_memory,
 )
-from unimol_scale.downstream.finetuning.problem.identity import identify_start, sees_hydrogens
+from unimol_scale.downstream.finetuning.problem.identity import identify_start, settle
 from unimol_scale.downstream.finetuning.row_parts import split_labelled
 from unimol_scale.engine.planning.accelerators import Target, named_target, target_here
 from unimol_scale.engine.planning.rank_memory import MARGIN, MicroBatchShape
@@ -102,7 +102,7 @@ def plan_finetuning(config: FinetuneConfig, device: str) -> FinetunePlan:
     target = target_here(precision) if device == HERE else named_target(device, precision, "--plan, beside here")
     model, _, _ = identify_start(config)
     check_trained_layers(config.train.trained_layers, model.layers)
-    config = replace(config.with_choices, hydrogens=sees_hydrogens(config))
+    config = settle(config, model)
     rows = load_rows(config, geometry=False)
     splits = split_labelled(config, rows)
     reader = RowReader(
@@ -129,7 +129,7 @@ def plan_finetuning(config: FinetuneConfig, device: str) -> FinetunePlan:
         if capacity is None
         else fitting_pairs(config, model, counts, histogram, capacity, cuda=target.is_gpu),
         rows=(len(split.train), len(split.valid), len(reader)),
-        epochs=config.train.epochs,
+        epochs=config.train.most_epochs,
         trainings=(config.num_seeds * len(splits), config.tune * config.tune_folds * len(splits)),
         epoch_seconds=_epoch_seconds(
             config, model, histogram, max_pairs, target, rows=(len(split.train), len(split.valid), len(reader))

@@ -155,12 +155,12 @@ def _fit_mlp(
         parameter.requires_grad_(True)
     first = [parameter.detach().clone() for parameter in head]
     found: list[tuple[EpochHistory, list[Tensor]]] = []
-    rates = [factor * config.learning_rate for factor in RATE_FACTORS]
+    rates = [factor * config.peak_rate for factor in RATE_FACTORS]
     for rate in rates:
         with torch.no_grad():
             for parameter, value in zip(head, first, strict=True):
                 parameter.copy_(value)
-        end = config.end_learning_rate * rate / config.learning_rate
+        end = config.end_learning_rate * rate / config.peak_rate
         with own_randomness(seed, torch.device("cpu")):
             history = _train(
                 model, problem, replace(config, learning_rate=rate, end_learning_rate=end), vectors, on_epoch
@@ -187,9 +187,9 @@ def _train(
     """Train the parts of the head that are not frozen; afterwards it has the weights of its best epoch."""
     train_ND, valid_VD = vectors
     batch_size = min(config.batch_size, len(train_ND))
-    updates = WeightUpdates(model, config, config.epochs * -(-len(train_ND) // batch_size))
+    updates = WeightUpdates(model, config, config.most_epochs * -(-len(train_ND) // batch_size))
     history, best = EpochHistory(metric=problem.metric, patience=config.patience), updates.snapshot()
-    for _ in range(config.epochs):
+    for _ in range(config.most_epochs):
         model.train()
         losses = []
         for row_B in torch.split(torch.randperm(len(train_ND)), batch_size):

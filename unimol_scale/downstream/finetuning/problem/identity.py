@@ -9,8 +9,8 @@ from unimol_scale.downstream.data.inputs import ChosenInputs, choose_inputs
 from unimol_scale.downstream.data.pretraining_data import pretrained_with_hydrogens
 from unimol_scale.downstream.finetuning.finetuning_folder import (
     InputHashes,
+    begun_settings,
     hash_inputs,
-    hydrogens_begun_with,
     with_begun_view,
 )
 from unimol_scale.model.presets import ModelConfig, preset
@@ -40,11 +40,34 @@ def identify_start(config: FinetuneConfig) -> tuple[ModelConfig, InputHashes, Ch
     return config.train.with_dropouts(replace(model, normalize_by="molecule")), hashes, chosen
 
 
-def sees_hydrogens(config: FinetuneConfig) -> bool:
+def settle(config: FinetuneConfig, model: ModelConfig) -> FinetuneConfig:
+    """Return the settings with values for all that was left open.
+
+    Where the folder has models already, those left open are theirs, as the defaults of an earlier version may have
+    been others.
+
+    Args:
+        config: settings of the fine-tuning.
+        model: dimensions of the model.
+
+    Raises:
+        ConfigError: a newer version wrote the settings in the folder, or they are damaged.
+    """
+    begun = begun_settings(config.folder)
+    train = config.train
+    if begun is not None:
+        train = replace(
+            train,
+            learning_rate=train.learning_rate or begun.train.learning_rate,
+            epochs=train.epochs or begun.train.epochs,
+        )
+    return replace(config.with_choices, hydrogens=_sees_hydrogens(config, begun), train=train.settled(model.atom_width))
+
+
+def _sees_hydrogens(config: FinetuneConfig, begun: FinetuneConfig | None) -> bool:
     """Return whether hydrogens are atoms: as requested, else as in the folder's models, else as in pretraining."""
     if config.hydrogens is not None:
         return config.hydrogens
-    begun = hydrogens_begun_with(config.folder)
     if begun is not None or config.pretrained is None:
-        return bool(begun)
+        return begun is not None and bool(begun.hydrogens)
     return bool(pretrained_with_hydrogens(config.pretrained))

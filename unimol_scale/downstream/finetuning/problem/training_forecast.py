@@ -35,7 +35,7 @@ class _Amount(ABC):
     @property
     def least_epochs(self) -> int:
         """Epochs of a model whose first one is its best."""
-        return min(self.config.epochs, self.config.patience + 1)
+        return min(self.config.most_epochs, self.config.patience + 1)
 
     @property
     def steps_per_epoch(self) -> float:
@@ -56,13 +56,13 @@ class _Amount(ABC):
     def _time_of(self, models: int, step_seconds: float) -> str:
         """Return how long so many trainings take."""
         each = self._epoch_seconds(step_seconds) * models
-        return duration_range(each * self.least_epochs, each * self.config.epochs)
+        return duration_range(each * self.least_epochs, each * self.config.most_epochs)
 
     @property
     def _up_to_epochs(self) -> str:
         stops = f", fewer if {self.config.patience} in a row bring no better validation score"
-        few = self.least_epochs < self.config.epochs
-        return f"up to {counted(self.config.epochs, 'epoch')}{stops if few else ''}"
+        few = self.least_epochs < self.config.most_epochs
+        return f"up to {counted(self.config.most_epochs, 'epoch')}{stops if few else ''}"
 
 
 @dataclass(frozen=True, kw_only=True)

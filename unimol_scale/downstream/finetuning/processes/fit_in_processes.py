@@ -120,7 +120,7 @@ def fit_in_processes(
 
 def _length(problem: SeedProblem) -> Length:
     train = problem.config.train
-    return Length(epochs=train.epochs, steps=steps_per_epoch(train, len(problem.split.train)))
+    return Length(epochs=train.most_epochs, steps=steps_per_epoch(train, len(problem.split.train)))
 
 
 @contextlib.contextmanager

@@ -116,7 +116,7 @@ def _sizes(problem: SeedProblem) -> Counter[int]:
 def _flops(problem: SeedProblem) -> float:
     """Return the FLOPs of training a model until it may stop early."""
     config, model, train = problem.config, problem.start.model, problem.split.train
-    epochs = min(config.train.epochs, config.train.patience + 1)
+    epochs = min(config.train.most_epochs, config.train.patience + 1)
     return mean_flops(lambda atoms: training_flops(model, atoms, Heads()), _sizes(problem)) * len(train) * epochs
 
 

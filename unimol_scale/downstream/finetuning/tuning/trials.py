@@ -37,8 +37,8 @@ class TunedSettings:
         """Return these settings of a fine-tuning."""
         train = config.train
         return TunedSettings(
-            learning_rate=train.learning_rate,
-            epochs=train.epochs,
+            learning_rate=train.peak_rate,
+            epochs=train.most_epochs,
             dropout=train.dropout,
             pooling=config.molecule_pooling,
             layer_decay=train.layer_decay,
@@ -53,7 +53,7 @@ class TunedSettings:
         train = replace(
             config.train,
             learning_rate=self.learning_rate,
-            end_learning_rate=config.train.end_learning_rate * self.learning_rate / config.train.learning_rate,
+            end_learning_rate=config.train.end_learning_rate * self.learning_rate / config.train.peak_rate,
             epochs=self.epochs,
             dropout=self.dropout,
             layer_decay=self.layer_decay,
