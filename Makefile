@@ -11,8 +11,8 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
-# Processes that share the test suite, file by file. One test mostly keeps one core busy.
-TEST_WORKERS ?= 2
+# Processes that share the test suite, file by file: one more than there are cores, because some tests wait for others' processes.
+TEST_WORKERS ?= 3
 BIN := $(VENV)/bin
 # Test and demo commands find deepspeed, ninja and unimol-scale without an activated environment.
 export PATH := $(abspath $(BIN)):$(PATH)

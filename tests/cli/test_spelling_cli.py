@@ -138,7 +138,7 @@ def test_a_file_with_an_equals_sign_is_no_setting(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("main", "verb", "lines"),
     [
-        (cli.main, ["finetune"], ["train.epochs=60", "split=scaffold", "fractions=[0.8, 0.1, 0.1]", "metric=null"]),
+        (cli.main, ["finetune"], ["train.patience=20", "split=scaffold", "fractions=[0.8, 0.1, 0.1]", "metric=null"]),
         (cli.main, ["plan"], ["train.steps=810000", "zero.stage=null", "model.layers  (set by --size)"]),
         (cli.main, ["ladder"], ["sizes=…  (required)", "launcher=deepspeed"]),
         (pretrain.main, [], ["train.save_in_background=true", "objective.blend.ratio=[0.2, 0.2, 0.6]"]),

@@ -109,7 +109,9 @@ def finetune(inputs: str, precision: str, task: str = "regression", **train: flo
         )  # fmt: skip
         if task != "regression":
             problem.valid.labels_RL = problem.valid.labels_RL.round()
-        config = FinetuneTrainConfig(epochs=2, batch_size=len(problem.train), precision=precision, **train)
+        config = FinetuneTrainConfig(
+            learning_rate=1e-4, epochs=2, batch_size=len(problem.train), precision=precision, **train
+        )
         model = property_model(config)
         counted = []
         add_gradient = training.add_gradient
