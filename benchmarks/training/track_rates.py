@@ -67,7 +67,8 @@ class BestRates:
 
     Attributes:
         size: name of the preset.
-        best_2: log2 of the best rates of atom track and pair track; NaN if the quadratic has no lowest point.
+        best_2: log2 of the best rates of atom track and pair track; NaN if the quadratic has no lowest point within
+            the rates that were tried.
         drawn_B2: the same for every draw of residuals that has one, [B, 2].
         share: fraction of the draws that have one.
     """
@@ -151,6 +152,8 @@ def best_rates(size: str, points: Sequence[Point], random: np.random.Generator) 
     x_N2 = np.log2([[point.atom_rate, point.pair_rate] for point in own])
     y_N = np.log([point.loss for point in own])
     best_2, fitted_N = lowest(x_N2, y_N)
+    if (best_2 < x_N2.min(0)).any() or (best_2 > x_N2.max(0)).any():  # extrapolated: wider sweeps are needed
+        best_2 = np.full(2, np.nan)
     residual_N = (y_N - fitted_N) * math.sqrt(len(y_N) / max(1, len(y_N) - _TERMS))
     drawn = [lowest(x_N2, fitted_N + random.choice(residual_N, len(y_N)))[0] for _ in range(DRAWS)]
     drawn_B2 = np.array([one for one in drawn if np.isfinite(one).all()]).reshape(-1, 2)
@@ -218,7 +221,7 @@ def report(points: Sequence[Point], options: argparse.Namespace) -> str:
             logs = [(atom, atom_B), (pair, pair_B), (pair - atom, pair_B - atom_B)]
             cells = [described(2**value, 2**drawn_B, ".2g") for value, drawn_B in logs]
         else:
-            cells = ["no minimum", "no minimum", ""]
+            cells = ["none within the sweep", "none within the sweep", ""]
         rows.append([one.size, *cells, f"{one.share:.0%}"])
     columns = ["size", "best rate, atom track and the rest", "best rate, pair track", "ratio", "draws"]
     lines = [

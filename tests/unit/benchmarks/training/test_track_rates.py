@@ -55,7 +55,7 @@ def test_the_best_rates_and_their_slopes_are_those_the_losses_were_made_with() -
     assert drawn.shape == (track_rates.DRAWS, 2)
 
 
-@pytest.mark.parametrize(("curvature", "shown"), [(0.02, "| 0.3M | 0.00"), (-0.02, "| 0.3M | no minimum")])
+@pytest.mark.parametrize(("curvature", "shown"), [(0.02, "| 0.3M | 0.00"), (-0.02, "| 0.3M | none within the sweep")])
 def test_the_report_has_a_row_for_each_size_and_a_picture(tmp_path: Path, curvature: float, shown: str) -> None:
     output = tmp_path / "made" / "tracks.md"
     options = build_parser().parse_args(["--data", "store", "--output", str(output)])
