@@ -5,7 +5,10 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+from unimol_scale.errors import UnimolScaleError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
@@ -39,6 +42,16 @@ def _shortened(word: str) -> str:
     """Return a word with the last name of the absolute path that it is, or that it has behind NAME=."""
     name, equals, value = word.rpartition("=")
     return f"{name}{equals}{Path(value).name}" if Path(value).is_absolute() else word
+
+
+def exit_status(action: Callable[[], None]) -> int:
+    """Run a benchmark; return 0, or 2 after printing an error that the user can correct."""
+    try:
+        action()
+    except UnimolScaleError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def processor() -> str:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.common import as_started, deliver, module_parser, processor
+from benchmarks.common import as_started, deliver, exit_status, module_parser, processor
 from benchmarks.downstream.sets import SETS, chosen_sets, data_of, file_name
 from unimol_scale.checkpoints.shipped import DEFAULT_MODEL
 from unimol_scale.common.report.markdown import markdown_table
@@ -25,7 +25,6 @@ from unimol_scale.downstream.comparison.compare import compare_folds
 from unimol_scale.downstream.config import FinetuneConfig, FinetuneTrainConfig
 from unimol_scale.downstream.finetuning.finetune import finetune
 from unimol_scale.downstream.finetuning.results import FinetuneResult
-from unimol_scale.errors import UnimolScaleError
 
 COMMAND = "python -m benchmarks.downstream.default_settings"
 SETS_TRIED = ("ESOL", "FreeSolv", "BACE", "PCQM4Mv2 gap")
@@ -141,12 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; return 2 for an error that the user can correct."""
     options = build_parser().parse_args(argv)
     options.set = options.set or [name for name in SETS_TRIED if getattr(options, SETS[name].source) is not None]
-    try:
-        deliver(report(options), options.output)
-    except UnimolScaleError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: deliver(report(options), options.output))
 
 
 if __name__ == "__main__":

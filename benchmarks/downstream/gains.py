@@ -25,7 +25,7 @@ from typing import get_args
 # As in every command, this comes before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from benchmarks.common import as_started, module_parser
+from benchmarks.common import as_started, exit_status, module_parser
 from benchmarks.downstream.baseline import Baseline, best_baseline
 from benchmarks.downstream.folds.run_folds import PARTS, run_folds
 from benchmarks.downstream.report import Cell, TriedRate, write_report
@@ -35,7 +35,7 @@ from unimol_scale.downstream.finetuning.finetune import finetune
 from unimol_scale.downstream.finetuning.finetuning_folder import RESULTS_NAME
 from unimol_scale.downstream.finetuning.results import FinetuneResult
 from unimol_scale.downstream.registry import METRICS
-from unimol_scale.errors import ConfigError, UnimolScaleError
+from unimol_scale.errors import ConfigError
 
 COMMAND = "python -m benchmarks.downstream.gains"
 
@@ -214,12 +214,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; return 2 for an error that the user can correct."""
-    try:
-        run(build_parser().parse_args(argv))
-    except UnimolScaleError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: run(build_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.common import module_parser
+from benchmarks.common import exit_status, module_parser
 from unimol_scale.checkpoints.weights import find_checkpoint, identify, load_pretrained
 from unimol_scale.common.files import commit_text
 from unimol_scale.common.machine.devices import pick_device
@@ -48,7 +48,7 @@ from unimol_scale.downstream.embedding.representations import RepresentationConf
 from unimol_scale.downstream.finetuning.finetune import finetune
 from unimol_scale.downstream.finetuning.labelled_rows import Rows, load_rows
 from unimol_scale.downstream.finetuning.probe.linear_models import fit_ridge
-from unimol_scale.errors import ConfigError, UnimolScaleError
+from unimol_scale.errors import ConfigError
 from unimol_scale.store.schema import Float32, Float64, Int64
 
 COMMAND = "python -m benchmarks.downstream.loss_to_task"
@@ -320,12 +320,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; return 2 for an error that the user can mend."""
     keep_freed_memory()
-    try:
-        run(build_parser().parse_args(argv))
-    except UnimolScaleError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: run(build_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

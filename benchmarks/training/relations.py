@@ -26,7 +26,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 
-from benchmarks.common import deliver, module_parser, processor
+from benchmarks.common import deliver, exit_status, module_parser, processor
 from unimol_scale.checkpoints.weights import load_pretrained
 from unimol_scale.common.machine.devices import pick_device
 from unimol_scale.common.machine.threads import usable_cores
@@ -38,7 +38,7 @@ from unimol_scale.data.relations import NO_CLASS, different_atoms
 from unimol_scale.data.steps.order import global_batch
 from unimol_scale.data.steps.random_streams import MoleculeKeys
 from unimol_scale.data.transfer import to_device
-from unimol_scale.errors import ConfigError, UnimolScaleError
+from unimol_scale.errors import ConfigError
 from unimol_scale.model.encodings import pairwise_distances
 from unimol_scale.model.model_with_heads import HeadedModel
 from unimol_scale.objectives.blend import RELATIONS, BlendConfig, BlendObjective, BlendSample
@@ -257,12 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = build_parser().parse_args(given)
     options.given, options.run = given, dict(options.run)
-    try:
-        deliver(report(options), options.output)
-    except UnimolScaleError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: deliver(report(options), options.output))
 
 
 if __name__ == "__main__":

@@ -25,11 +25,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.common import RESULTS, as_started, deliver, module_parser, processor
+from benchmarks.common import RESULTS, as_started, deliver, exit_status, module_parser, processor
 from unimol_scale.common.report.markdown import markdown_table
 from unimol_scale.common.report.pictures import save_figure
 from unimol_scale.common.run_files import SUMMARY_NAME
-from unimol_scale.errors import UnimolScaleError
 from unimol_scale.model.accounting import count_parameters
 from unimol_scale.model.presets import preset
 from unimol_scale.scaling.ladder.ladder import LadderConfig, plan
@@ -281,13 +280,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; return 2 for an error that the user can correct."""
     options = build_parser().parse_args(argv)
     try:
-        deliver(report(trained(options), options), options.output)
-    except UnimolScaleError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return exit_status(lambda: deliver(report(trained(options), options), options.output))
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    return 0
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from unimol_scale.checkpoints.shipped import DEFAULT_MODEL, shipped_models
 # Written by this file's main part when a model is packed: vectors of 2D inputs, which need no conformer.
 EXPECTED = Path(__file__).resolve().parents[2] / "golden" / "shipped_vectors.json"
 SMILES = ("CCO", "c1ccccc1O", "CC(=O)Nc1ccc(O)cc1", "C[C@H](N)C(=O)O", "FC(F)(F)c1ccncc1", "[NH3+]CC([O-])=O")
+STUDENT = "unimol-scale-2m-2d"
 SHOWN = 8  # numbers of each vector
 NAMES = [model.name for model in shipped_models()]
 
@@ -23,6 +24,10 @@ def vectors(name):
 
 def test_the_default_is_there_and_all_are_small(tmp_path):
     assert DEFAULT_MODEL in NAMES
+    of_name = {model.name: model.folder for model in shipped_models()}
+    recommended = [file for name in (DEFAULT_MODEL, STUDENT) for file in of_name[name].iterdir()]
+    assert sum(file.stat().st_size for file in recommended) < 10e6
+    # With the earlier model, which stays for those who name it, what a user downloads is as small.
     with zipfile.ZipFile(tmp_path / "wheel.zip", "w", zipfile.ZIP_DEFLATED) as wheel:  # as wheels are packed
         for model in shipped_models():
             for file in model.folder.iterdir():
