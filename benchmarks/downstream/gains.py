@@ -103,6 +103,8 @@ def run(options: argparse.Namespace) -> None:
         raise ConfigError(f"--external and --splits need a cross-validation: give --split {', '.join(KFOLDS[:3])}")
     if options.split not in KFOLDS and options.earlier:
         raise ConfigError(f"--earlier needs a cross-validation: give --split {', '.join(KFOLDS[:3])}")
+    if options.earlier_only and not options.earlier:
+        raise ConfigError("--earlier-only needs --earlier DIR")
     if options.split not in KFOLDS and not starts:
         raise ConfigError("--start NAME=MODEL is needed")
     (run_folds if options.split in KFOLDS else run_single)(options, starts)
@@ -207,6 +209,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder of an earlier report by cross-validation, whose results are reported as well unless they are "
         "computed or collected now",
+    )
+    parser.add_argument(
+        "--earlier-only",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="of the earlier report, only this result, and only for sets computed or collected now; may be repeated",
     )
     parser.add_argument("--output", type=Path, metavar="FILE.md", help="file for the tables")
     return parser

@@ -4,8 +4,7 @@ The draw depends only on seed and step, so every rank and every resumed run make
 same modules. Every validation scores all of them. Terms are named ``denoise/token``, ``blend/path`` and so on.
 
 A head that a step does not use gets a zero gradient; its weights still follow AdamW's momentum and weight decay, like
-any
-weight with a zero gradient. Objectives that predict coordinates share one coordinate head: for each of them, its
+any weight with a zero gradient. Objectives that predict coordinates share one coordinate head: for each of them, its
 displacement leads from the noised geometry to the clean one.
 """
 

@@ -1,6 +1,6 @@
 """All results of one set with one fraction of the training labels, and which of their differences are significant."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -265,6 +265,18 @@ def joined(new: SetResults, earlier: SetResults) -> SetResults:
         probes=(*new.probes, *(one for one in earlier.probes if one.result.name not in names)),
         made=new.made,
         made_of={name: earlier.made_of.get(name, earlier.made) for name in kept},
+    )
+
+
+def restricted(results: SetResults, names: Collection[str]) -> SetResults:
+    """Return only the results of some names."""
+    return replace(
+        results,
+        starts=tuple(one for one in results.starts if one.result.name in names),
+        references=tuple(one for one in results.references if one.name in names),
+        baselines=tuple(one for one in results.baselines if one.name in names),
+        probes=tuple(one for one in results.probes if one.result.name in names),
+        made_of={name: made for name, made in results.made_of.items() if name in names},
     )
 
 

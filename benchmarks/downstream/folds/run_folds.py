@@ -1,6 +1,7 @@
 """Runs what is still missing of a cross-validation (fine-tuned starts, baselines, probes), and writes the report."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,7 +13,14 @@ from benchmarks.downstream.folds.fold_probes import FrozenModel, fit_probe
 from benchmarks.downstream.folds.fold_report import write_fold_report
 from benchmarks.downstream.folds.other_tools import read_external, write_folds
 from benchmarks.downstream.folds.report_results import read_results
-from benchmarks.downstream.folds.results_of_set import ChosenStart, Probe, SetResults, best_by_validation, joined
+from benchmarks.downstream.folds.results_of_set import (
+    ChosenStart,
+    Probe,
+    SetResults,
+    best_by_validation,
+    joined,
+    restricted,
+)
 from benchmarks.downstream.sets import SCRATCH, SETS, chosen_sets, data_of, file_name, repeats_of, settings, twin
 from unimol_scale.downstream.comparison.fold_results import FoldResult, read_fold_result
 from unimol_scale.downstream.config import FOLDS, FinetuneConfig, Pooling
@@ -71,23 +79,34 @@ def run_folds(options: argparse.Namespace, starts: dict[str, str]) -> None:
                 print(write_folds(options.splits, cells.data(fraction)))
                 continue
             found.append(cells.results(fraction, everything, external))
-    whole = with_earlier([one for one in found if one.all_results], options.earlier)
+    whole = with_earlier([one for one in found if one.all_results], options.earlier, options.earlier_only)
     if options.output and whole:
         write_fold_report(options.output, as_started("python -m benchmarks.downstream.gains"), whole)
         print(options.output)
 
 
-def with_earlier(found: list[SetResults], earlier: Path | None) -> list[SetResults]:
+def with_earlier(found: list[SetResults], earlier: Path | None, only: Sequence[str] = ()) -> list[SetResults]:
     """Return results in the order of the sets, with those of an earlier report for what was not found now.
 
     Args:
         found: each of one set and share of the labels.
         earlier: folder of the report; None: there is none.
+        only: names of the earlier results that are wanted, of the sets and shares that were found now, so that a report
+            of one question has intervals for its own results; empty: all.
 
     Raises:
-        ConfigError: an earlier result of the same set is not of the same rows in the same folds.
+        ConfigError: an earlier result of the same set is not of the same rows in the same folds; or the report has no
+            result of a name in ``only``.
     """
     kept = {(one.set, one.fraction): one for one in (read_results(earlier) if earlier else [])}
+    if only:
+        names = {result.name for one in kept.values() for result in (*one.all_results, *one.baselines)}
+        if unknown := sorted(set(only) - names):
+            raise ConfigError(
+                f"--earlier-only {unknown[0]}: {earlier} has no result of this name; it has {', '.join(sorted(names))}"
+            )
+        wanted = {(one.set, one.fraction) for one in found}
+        kept = {key: restricted(one, only) for key, one in kept.items() if key in wanted}
     now = {(one.set, one.fraction): one for one in found}
     everything = [joined(one, kept[key]) if key in kept else one for key, one in now.items()]
     everything += [one for key, one in kept.items() if key not in now]

@@ -106,6 +106,18 @@ def test_a_new_start_joins_the_earlier_ones_of_its_set(results, tmp_path):
         assert one.result.scores_J.tolist() == other.result.scores_J.tolist()
 
 
+def test_a_report_of_one_question_takes_single_results_of_an_earlier_report(results, tmp_path):
+    full = results("ESOL", denoise=0.5, scratch=1.0, baseline=0.7, probe_of_denoise=0.6)
+    write_fold_report(tmp_path / "old.md", "by the old command", [full, results("BBBP", denoise=0.5, scratch=1.0)])
+    blend = replace(full.starts[0], result=replace(full.starts[0].result, name="blend"))
+    now = [SetResults(set="ESOL", fraction=1.0, starts=(blend,))]
+    (one,) = run_folds.with_earlier(now, tmp_path / "old", ["scratch (denoise)"])
+    assert [each.name for each in (*one.all_results, *one.baselines)] == ["blend", "scratch (denoise)"]
+    assert one.to_scratch(blend).is_significantly_better
+    with pytest.raises(ConfigError, match=r"--earlier-only student: .* has no result of this name; it has .*denoise"):
+        run_folds.with_earlier(now, tmp_path / "old", ["student"])
+
+
 def test_the_fingerprint_baseline_stays_the_first_reference_when_a_tool_joins(results, tmp_path):
     full = results("ESOL", denoise=0.5, scratch=1.0, baseline=0.7, chemprop=0.2)
     write_fold_report(tmp_path / "old.md", "", [replace(full, references=full.references[:1])])
