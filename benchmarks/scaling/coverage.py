@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.common import RESULTS, as_started, module_parser, processor
 from unimol_scale.errors import RunError
 from unimol_scale.scaling.law.fit import FitConfig, fit_law
-from unimol_scale.scaling.law.laws import Chinchilla, Columns, Kaplan, Law, Power, Saturating, UniMol2
+from unimol_scale.scaling.law.laws import Chinchilla, Columns, Droppo, Kaplan, Law, Power, Saturating, UniMol2
 from unimol_scale.scaling.law.optimal import compute_optimal
 from unimol_scale.scaling.law.points import Points
 
@@ -83,6 +83,7 @@ def designs() -> list[Design]:
         Design("chinchilla, 6 sizes × 4 budgets × 2 seeds", Chinchilla(), floor, sizes, budgets, 2),
         Design("chinchilla, 5 sizes × 3 budgets × 2 seeds", Chinchilla(), floor, sizes[:5], budgets[:3], 2),
         Design("kaplan, 6 sizes × 4 budgets × 2 seeds", Kaplan(), joint, sizes, budgets, 2),
+        Design("droppo, 6 sizes × 4 budgets × 2 seeds", Droppo(), {**floor, "p": 0.5}, sizes, budgets, 2),
         Design(
             "saturating in N, 8 sizes × 3 seeds",
             Saturating("N"),

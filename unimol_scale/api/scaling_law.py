@@ -270,8 +270,8 @@ def fit_scaling_law(
         runs: run folders, folders of TensorBoard event files, directories of either, tables (.csv, .tsv, .parquet), or
             a list of these; results of ``pretrain``; or a table in memory: a DataFrame, a pyarrow Table, or a dict of
             columns N, D, loss and optionally C, U, name, size, loss/TERM.
-        law: "auto" chooses the law that predicts held-out sizes best; or "chinchilla", "kaplan", "power", "repeated",
-            "saturating", "unimol2", or package.module:Name of your own code.
+        law: "auto" chooses the law that predicts held-out sizes best; or "chinchilla", "droppo", "kaplan", "power",
+            "repeated", "saturating", "unimol2", or package.module:Name of your own code.
         hold_out: runs to exclude from the fit and test it on: those of the "largest" size, the "corner" (the largest
             size on the most data), "none", those of a number of the largest sizes, or of a fraction of the sizes.
         options: see ``LawOptions``.

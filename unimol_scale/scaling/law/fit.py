@@ -17,6 +17,7 @@ from unimol_scale.scaling.law.points import Points, distinct
 from unimol_scale.scaling.law.solver import (
     RegressionProblem,
     Solution,
+    absent,
     grid_starts,
     make_problem,
     minimise,
@@ -151,7 +152,7 @@ def fit_law(law: Law, points: Points, config: FitConfig) -> Fit:
     theta = solution.theta[best]
     _check_solution(law, problem, solution, best, points)
     residual, jacobian = residuals_and_jacobian(problem, theta[None])
-    condition = _condition(jacobian[0], (theta > problem.lower) & (theta < problem.upper))
+    condition = _condition(jacobian[0], ~_held(problem, theta[None])[0])
     if condition > MAX_CONDITION:
         raise RunError(
             f"the law {law.label} cannot be fitted to these runs: its parameters can compensate each other without "
@@ -240,8 +241,9 @@ def _check_solution(law: Law, problem: RegressionProblem, solution: Solution, be
             f"the fit of the law {law.label} did not converge (relative gradient {solution.gradient[best]:.1e}); "
             f"no estimate is given: {causes or 'check the runs for outliers, or choose a simpler law'}"
         )
+    vanished = absent(problem, solution.theta[best : best + 1])[0]
     for slot, owner in enumerate(problem.term_of_exponent):
-        if solution.theta[best, owner] <= problem.lower[owner]:
+        if vanished[owner]:
             term = law.terms[owner]
             cause = causes or f"the loss may not fall with {term.variable}"
             raise RunError(
@@ -249,6 +251,13 @@ def _check_solution(law: Law, problem: RegressionProblem, solution: Solution, be
                 f"vanishes, so that {term.exponent} is undetermined (it stood at "
                 f"{solution.theta[best, problem.num_terms + slot]:.2g}); {cause}"
             )
+
+
+def _held(problem: RegressionProblem, theta: FloatArray) -> np.ndarray:
+    """Return which unknowns are at a bound, or belong to a term that is absent, bool [W, P]."""
+    held: np.ndarray = (theta <= problem.lower) | (theta >= problem.upper)
+    held[:, : problem.num_terms] |= absent(problem, theta)
+    return held
 
 
 def _condition(jacobian: FloatArray, free: np.ndarray) -> float:
@@ -262,18 +271,20 @@ def _reported(law: Law, problem: RegressionProblem, theta: FloatArray) -> dict[s
     """Convert unknowns [W, P] into the parameters of the formula, each float [W]; an absent constant is exactly 0."""
     reported: dict[str, FloatArray] = {}
     slots = {owner: problem.num_terms + slot for slot, owner in enumerate(problem.term_of_exponent)}
+    vanished = absent(problem, theta)
     for index, term in enumerate(law.terms):
         log_coefficient = theta[:, index]
         if term.exponent is None:
-            absent = log_coefficient <= problem.lower[index]
-            reported[term.coefficient] = np.where(absent, 0.0, np.exp(log_coefficient))
+            reported[term.coefficient] = np.where(vanished[:, index], 0.0, np.exp(log_coefficient))
             continue
         exponent = theta[:, slots[index]]
         log_scale = log_coefficient + exponent * problem.centre[index]
         reported[term.coefficient] = np.exp(log_scale / exponent if term.scaled else log_scale)
         reported[term.exponent] = -term.sign * exponent
         if term.fades is not None:
-            reported[term.fades] = np.exp(theta[:, -1])
+            reported[term.fades] = np.exp(theta[:, problem.log_fades])
+    if law.own_outer is not None:
+        reported[law.own_outer] = theta[:, -1]
     return reported
 
 
@@ -289,9 +300,9 @@ def _warnings(law: Law, problem: RegressionProblem, theta: FloatArray, points: P
     if len(points) == len(law.parameters):
         warnings.append("as many parameters as points: the curve passes through every point, which proves nothing")
     names = [term.coefficient for term in law.terms] + [term.exponent for term in law.terms if term.exponent]
-    names += [law.fades] if law.fades is not None else []
-    for name, value, low, high in zip(names, theta, problem.lower, problem.upper, strict=True):
-        if value <= low or value >= high:
+    names += [name for name in (law.fades, law.own_outer) if name is not None]
+    for name, at_bound in zip(names, _held(problem, theta[None])[0].tolist(), strict=True):
+        if at_bound:
             warnings.append(f"{name} is at its bound, so its value comes from the bound, not from the runs")
     return warnings
 
@@ -329,6 +340,11 @@ def _bootstrap(
     if law.fades is not None and (note := _why_open(law.fades, at_bound[law.fades], intervals[law.fades])):
         undetermined.append(law.fades)
         notes.append(note)
+    if law.own_outer is not None:
+        name = law.own_outer
+        if note := _why_open_join(name, at_bound[name], intervals[name]):
+            undetermined.append(name)
+            notes.append(note)
     for term in law.terms:
         names = [term.coefficient] if term.exponent is None else [term.coefficient, term.exponent]
         open_share = max(at_bound[name] for name in names)
@@ -358,6 +374,19 @@ def _why_open(name: str, open_share: float, interval: Interval) -> str | None:
     return None
 
 
+def _why_open_join(name: str, open_share: float, interval: Interval) -> str | None:
+    """Return why p is not determined; None if it is. Like R* it is a scale."""
+    if open_share > MAX_AT_BOUND:
+        return (
+            f"{name} is not determined by these runs: {open_share:.0%} of the bootstrap fits end at a bound, so how "
+            "the terms of size and data join is open"
+        )
+    factor = interval[1] / interval[0]
+    if factor > WIDE_FACTOR:
+        return f"{name} is hardly determined by these runs: its interval spans a factor of {factor:.2g}"
+    return None
+
+
 def _and(names: list[str]) -> str:
     return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'}"
 
@@ -367,7 +396,7 @@ def _at_bound(law: Law, problem: RegressionProblem, theta: FloatArray) -> dict[s
 
     That is so if the exponent or the coefficient of its term is at a bound.
     """
-    held = (theta <= problem.lower) | (theta >= problem.upper)
+    held = _held(problem, theta)
     slots = {owner: problem.num_terms + slot for slot, owner in enumerate(problem.term_of_exponent)}
     shares = {}
     for index, term in enumerate(law.terms):
@@ -376,7 +405,9 @@ def _at_bound(law: Law, problem: RegressionProblem, theta: FloatArray) -> dict[s
         if term.exponent is not None:
             shares[term.exponent] = float(either.mean())
         if term.fades is not None:
-            shares[term.fades] = float((either | held[:, -1]).mean())
+            shares[term.fades] = float((either | held[:, problem.log_fades]).mean())
+    if law.own_outer is not None:
+        shares[law.own_outer] = float(held[:, -1].mean())
     return shares
 
 

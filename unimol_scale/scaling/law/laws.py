@@ -1,8 +1,9 @@
 """The functional forms of scaling laws: formula, source and meaning of every parameter. Imports NumPy and errors only.
 
 Every law here joins power terms T_k = ``coefficient · variable^(sign · exponent)``, one of which may be a constant, as
-L = (Σ T_k^(1/p))^p. This is a plain sum with p = 1 except for ``kaplan``, whose p is one of its exponents. Thanks to
-this shared shape, the solver can find the coefficients exactly for given exponents. Variables are named columns:
+L = (Σ T_k^(1/p))^p. This is a plain sum with p = 1 except for ``kaplan``, whose p is one of its exponents, and for
+``droppo``, whose p is a parameter of its own. Thanks to this shared shape, the solver can find the coefficients exactly
+for given exponents. Variables are named columns:
 
     N   parameters                      M    parameters in millions
     D   molecules seen in training      S    optimiser steps
@@ -58,7 +59,7 @@ class Law(abc.ABC):
     Attributes:
         name: short name, one word.
         source: where it comes from, for the report.
-        outer: name of the exponent that is p; None for p = 1, a plain sum.
+        outer: name of p: one of the exponents, or a parameter of its own; None for p = 1, a plain sum.
     """
 
     name: ClassVar[str]
@@ -96,12 +97,17 @@ class Law(abc.ABC):
         return next((term.fades for term in self.terms if term.fades is not None), None)
 
     @property
+    def own_outer(self) -> str | None:
+        """Name of p if it is a parameter of its own; None if it is 1 or an exponent."""
+        return None if self.outer in [term.exponent for term in self.terms] else self.outer
+
+    @property
     def parameters(self) -> tuple[str, ...]:
         """Names of the parameters, in the order of the formula."""
         names: list[str] = []
         for term in self.terms:
             names += [name for name in (term.coefficient, term.exponent, term.fades) if name is not None]
-        return tuple(names)
+        return (*names, self.own_outer) if self.own_outer is not None else tuple(names)
 
     def predict(self, parameters: Mapping[str, float] | Mapping[str, FloatArray], columns: Columns) -> FloatArray:
         """Evaluate the law.
@@ -129,9 +135,11 @@ class Law(abc.ABC):
             return total
         # In logs, because powers of 1/p under- and overflow if p is small.
         p = np.asarray(parameters[self.outer], dtype=np.float64)
-        joined: FloatArray = np.log(values[0]) / p
-        for value in values[1:]:
-            joined = np.logaddexp(joined, np.log(value) / p)
+        with np.errstate(divide="ignore"):  # a floor of 0
+            logs = [np.log(value) / p for value in values]
+        joined: FloatArray = logs[0]
+        for log in logs[1:]:
+            joined = np.logaddexp(joined, log)
         result: FloatArray = np.exp(p * joined)
         return result
 
@@ -285,8 +293,7 @@ class Kaplan(Law):
     """L(N, D) = [(N_c/N)^(α_N/α_D) + D_c/D]^α_D, from Kaplan et al., 2020 (arXiv 2001.08361), equation 1.5.
 
     With infinite data the loss is (N_c/N)^α_N, with an infinite model (D_c/D)^α_D; there is no floor. The two limits
-    are
-    not added but joined with p = α_D. Needs runs that differ in both N and D.
+    are not added but joined with p = α_D. Needs runs that differ in both N and D.
     """
 
     name: ClassVar[str] = "kaplan"
@@ -305,6 +312,31 @@ class Kaplan(Law):
             Term(coefficient="N_c", exponent="alpha_N", variable="N", scaled=True),
             Term(coefficient="D_c", exponent="alpha_D", variable="D", scaled=True),
         )
+
+
+@dataclass(frozen=True)
+class Droppo(Law):
+    """L(N, D) = [E^(1/p) + (A/N^α)^(1/p) + (B/D^β)^(1/p)]^p, from Droppo and Elibol, 2021 (arXiv 2106.09488).
+
+    The paper writes (N_C/N)^α_N for A/N^α, (D_C/D)^α_D for B/D^β, L_∞ for E and α for p. The floor, the loss of a
+    finite model and that of finite data are the limits of the law; p says how they join. With p = 1 they add, and the
+    law is ``chinchilla``; with p = β and no floor it is ``kaplan``; the smaller p, the more the largest of them counts
+    alone. Needs runs that differ in both N and D.
+    """
+
+    name: ClassVar[str] = "droppo"
+    source: ClassVar[str] = "Droppo and Elibol 2021, arXiv 2106.09488, joint law with an irreducible loss"
+    outer: ClassVar[str | None] = "p"
+
+    @property
+    def formula(self) -> str:
+        """The law as one line of text."""
+        return "L = [E^(1/p) + (A/N^alpha)^(1/p) + (B/D^beta)^(1/p)]^p"
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The terms of ``Chinchilla``: E, then the parameter term, then the data term."""
+        return Chinchilla().terms
 
 
 @dataclass(frozen=True)

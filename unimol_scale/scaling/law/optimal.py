@@ -141,7 +141,7 @@ def _check_law(law: Law, points: Points) -> None:
     if not weighs_size_against_data(law):
         raise RunError(
             f"the law {law.label} has no trade-off between size and data, so it cannot divide a budget between them; "
-            "use --law chinchilla, kaplan or unimol2 with runs that differ in both N and D"
+            "use --law chinchilla, droppo, kaplan or unimol2 with runs that differ in both N and D"
         )
     if "C" not in points.columns:
         raise RunError(

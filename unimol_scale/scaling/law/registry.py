@@ -78,14 +78,16 @@ def _check(law: "Law") -> None:
     fading = [term for term in terms if term.fades is not None]
     if len(fading) > 1 or any(term.variable != "D" for term in fading):
         raise ConfigError(f"fades may be set on at most one term, which must be in D; it has {fading}")
-    if law.outer is not None and law.outer not in [term.exponent for term in terms]:
-        raise ConfigError(f"outer must be the name of one of its exponents, not {law.outer!r}")
+    taken = {name for term in terms for name in (term.coefficient, term.fades)}
+    if law.outer is not None and (not law.outer or law.outer in taken):
+        raise ConfigError(f"outer must be one of its exponents or have a name of its own, not {law.outer!r}")
 
 
 LAWS = Registry(
     "law",
     {
         "chinchilla": f"{_BASE}:Chinchilla",
+        "droppo": f"{_BASE}:Droppo",
         "kaplan": f"{_BASE}:Kaplan",
         "power": f"{_BASE}:Power",
         "repeated": f"{_BASE}:Repeated",

@@ -3,14 +3,12 @@
 For weights w the solver minimises Σ_i w_i · huber(log prediction_i − log loss_i), the *sum* of the Huber losses of
 Hoffmann et al. 2022; with their mean, the usual stopping criteria would end before the minimum. If the noise is larger
 than the quadratic range, this loss is flat between two seeds of one size, and any curve between them would be a
-minimum;
-a small least-squares term (TIE_BREAK) makes the minimum unique. The unknowns are the exponents, and the log of each
-coefficient at the geometric centre of the data, which keeps coefficients positive and all unknowns of similar
-magnitude.
-A bootstrap is one call with a row of weights per draw.
+minimum; a small least-squares term (TIE_BREAK) makes the minimum unique. The unknowns are the exponents, and the log of
+each coefficient at the geometric centre of the data, which keeps coefficients positive and all unknowns of similar
+magnitude. A bootstrap is one call with a row of weights per draw.
 
-log prediction = p · log Σ_k exp(log T_k / p) with power terms T_k: p is 1 for a sum, or one of the exponents (laws.py).
-If repeated data count less, the variable of one term depends on one more unknown, log R*.
+log prediction = p · log Σ_k exp(log T_k / p) with power terms T_k: p is 1 for a sum, one of the exponents, or one more
+unknown (laws.py). If repeated data count less, the variable of one term depends on one more unknown, log R*.
 """
 
 import itertools
@@ -20,16 +18,18 @@ import numpy as np
 
 from unimol_scale.scaling.law.laws import Columns, FloatArray, Law, effective_data
 
-# Shapes: W weightings, n points, K terms, J exponents, P = K + J unknowns (log coefficients, exponents), or K + J + 1.
+# Shapes: W weightings, n points, K terms, J exponents, P unknowns: K log coefficients, J exponents, log R* and p if the
+# law has them.
 
-NEGLIGIBLE = 1e-6  # a term below this fraction of the smallest loss, at the centre of the data, counts as absent
+NEGLIGIBLE = 1e-6  # the part of the smallest loss, at the centre of the data, below which a term counts as absent
 TIE_BREAK = 1e-4  # weight of r²/2 relative to the Huber loss
 SCALED_IDENTITY = 0.1
 DAMPING_FLOOR, DAMPING_CEILING = 1e-10, 1e12
 # R* is searched from this fraction of the fewest repetitions, where they are worth nothing, to this multiple of the
-# most,
-# where they are worth as much as new data.
+# most, where they are worth as much as new data.
 FEWEST, MOST = 0.05, 50.0
+# p, where it is a parameter of its own: from nearly the largest term alone to more than the sum.
+SMALLEST_P, LARGEST_P = 0.05, 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +65,13 @@ class RegressionProblem:
             term of ``repetition``.
         centre: that mean, float [K].
         term_of_exponent: index of the term of each exponent, int [J].
-        outer: index of the exponent that is p; None for p = 1.
+        outer: index of the unknown that is p; None for p = 1.
         log_loss: float [n].
         lower: lower bounds of the unknowns, float [P].
         upper: upper bounds of the unknowns, float [P].
         huber_delta: residual beyond which the penalty is linear, in log units.
-        repetition: for the term whose variable is D', which depends on the last unknown; None without one.
+        repetition: for the term whose variable is D', which depends on the unknown after the exponents; None without
+            one.
     """
 
     log_x: FloatArray
@@ -97,7 +98,17 @@ class RegressionProblem:
         """Return p, float [W, 1, 1], for unknowns ``theta`` [W, P]."""
         if self.outer is None:
             return np.ones((len(theta), 1, 1))
-        return theta[:, self.num_terms + self.outer, None, None]
+        return theta[:, self.outer, None, None]
+
+    @property
+    def log_fades(self) -> int:
+        """Index of log R* among the unknowns of a problem that has it."""
+        return self.num_terms + self.num_exponents
+
+    @property
+    def has_own_outer(self) -> bool:
+        """Whether p is an unknown of its own, which is the last one then."""
+        return self.outer is not None and self.outer >= self.num_terms + self.num_exponents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,16 +152,22 @@ def make_problem(
         owners.append(index)
         exponents.append(term.exponent)
     num_terms, num_exponents = len(rows), len(owners)
-    repetition, fades = _repetition(law, columns)
-    smallest, largest = np.log(NEGLIGIBLE * loss.min()), np.log(10.0 * loss.max())
+    repetition, more = _repetition(law, columns)
+    outer = num_terms + exponents.index(law.outer) if law.outer in exponents else None
+    if law.own_outer is not None:
+        outer = num_terms + num_exponents + len(more)
+        more = [*more, (SMALLEST_P, LARGEST_P)]
+    # Terms count by their power 1/p, so with a large p a term has to be smaller to be negligible.
+    depth = 1.0 if law.own_outer is None else LARGEST_P
+    smallest, largest = np.log(NEGLIGIBLE**depth * loss.min()), np.log(10.0 * loss.max())
     return RegressionProblem(
         log_x=np.array(rows),
         centre=np.array(centre),
         term_of_exponent=tuple(owners),
-        outer=None if law.outer is None else exponents.index(law.outer),
+        outer=outer,
         log_loss=np.log(loss),
-        lower=np.array([smallest] * num_terms + [exponent_bounds[0]] * num_exponents + [low for low, _ in fades]),
-        upper=np.array([largest] * num_terms + [exponent_bounds[1]] * num_exponents + [high for _, high in fades]),
+        lower=np.array([smallest] * num_terms + [exponent_bounds[0]] * num_exponents + [low for low, _ in more]),
+        upper=np.array([largest] * num_terms + [exponent_bounds[1]] * num_exponents + [high for _, high in more]),
         huber_delta=huber_delta,
         repetition=repetition,
     )
@@ -167,11 +184,24 @@ def _repetition(law: Law, columns: Columns) -> tuple[Repetition | None, list[tup
     return None, []
 
 
+def absent(problem: RegressionProblem, theta: FloatArray) -> np.ndarray:
+    """Return which terms are too small to count, bool [W, K], for unknowns ``theta`` [W, P].
+
+    Terms count by their power 1/p. Where p is small, the objective is flat long before a term reaches its bound.
+    """
+    # The bound of a coefficient is where the term is negligible with the largest p that the law can have.
+    depth = LARGEST_P if problem.has_own_outer else 1.0
+    smallest = problem.lower[: problem.num_terms] - depth * np.log(NEGLIGIBLE)
+    power = problem.powers(theta)[:, 0] if problem.has_own_outer else 1.0
+    negligible: np.ndarray = theta[:, : problem.num_terms] <= smallest + power * np.log(NEGLIGIBLE)
+    return negligible
+
+
 def log_terms(problem: RegressionProblem, theta: FloatArray) -> FloatArray:
     """Return the log of every term at every point, float [W, K, n], for unknowns ``theta`` [W, P]."""
     exponents = np.zeros((len(theta), problem.num_terms))
-    last = problem.num_terms + problem.num_exponents
-    exponents[:, list(problem.term_of_exponent)] = theta[:, problem.num_terms : last]
+    end = problem.num_terms + problem.num_exponents
+    exponents[:, list(problem.term_of_exponent)] = theta[:, problem.num_terms : end]
     log_x, _ = _variables(problem, theta)
     result: FloatArray = theta[:, : problem.num_terms, None] - exponents[:, :, None] * log_x
     return result
@@ -182,7 +212,7 @@ def _variables(problem: RegressionProblem, theta: FloatArray) -> tuple[FloatArra
     if problem.repetition is None:
         return problem.log_x[None], None
     log_x = np.repeat(problem.log_x[None], len(theta), axis=0)
-    effective, slope = problem.repetition.log_effective(theta[:, -1])
+    effective, slope = problem.repetition.log_effective(theta[:, problem.log_fades])
     log_x[:, problem.repetition.term] = effective - problem.centre[problem.repetition.term]
     return log_x, slope
 
@@ -204,10 +234,10 @@ def residuals_and_jacobian(problem: RegressionProblem, theta: FloatArray) -> tup
         exponent = theta[:, problem.num_terms + owners.index(term), None]
         jacobian = np.concatenate([jacobian, (-share[:, term] * exponent * slope)[:, None]], axis=1)
     if problem.outer is not None:
+        if problem.has_own_outer:
+            jacobian = np.concatenate([jacobian, np.zeros_like(jacobian[:, :1])], axis=1)
         # The derivative by p is the entropy of the shares of the terms.
-        jacobian[:, problem.num_terms + problem.outer] += (
-            np.log(total) - (share * (logs - peak)).sum(axis=1, keepdims=True) / power
-        )[:, 0]
+        jacobian[:, problem.outer] += (np.log(total) - (share * (logs - peak)).sum(axis=1, keepdims=True) / power)[:, 0]
     return residual, jacobian
 
 
@@ -231,7 +261,8 @@ def grid_starts(problem: RegressionProblem, weight: FloatArray, num_cells: int, 
         Unknowns, float [≤ num_starts, P], best first.
     """
     fading = problem.repetition is not None
-    grid_points = min(32, round(num_cells ** (1.0 / (problem.num_exponents + fading))))
+    num_axes = problem.num_exponents + fading + problem.has_own_outer
+    grid_points = min(32, round(num_cells ** (1.0 / num_axes)))
     axes = []
     for slot, owner in enumerate(problem.term_of_exponent):
         span = float(np.ptp(problem.log_x[owner]))
@@ -239,7 +270,9 @@ def grid_starts(problem: RegressionProblem, weight: FloatArray, num_cells: int, 
         ends = np.clip([0.1 / span, 8.0 / span], low, high)
         axes.append(np.geomspace(ends[0], ends[1], grid_points))
     if fading:
-        axes.append(np.linspace(problem.lower[-1], problem.upper[-1], grid_points))
+        axes.append(np.linspace(problem.lower[problem.log_fades], problem.upper[problem.log_fades], grid_points))
+    if problem.has_own_outer:
+        axes.append(np.geomspace(problem.lower[-1], problem.upper[-1], grid_points))
     cells = np.array(list(itertools.product(range(grid_points), repeat=len(axes))))
     exponents = np.stack([axis[cells[:, slot]] for slot, axis in enumerate(axes)], axis=1)
     theta = np.concatenate([np.zeros((len(cells), problem.num_terms)), exponents], axis=1)

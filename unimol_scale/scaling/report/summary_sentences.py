@@ -90,8 +90,39 @@ def _what_it_says(analysis: Analysis) -> list[str]:
         alone = len(law.terms) == 1
         lines += [_price(analysis, term, alone=alone) for term in terms]
         lines += _largest_run(analysis, constant, terms)
+    elif {term.variable for term in terms} == {"N", "D"}:
+        lines += [_limit(analysis, term) for term in terms]
+    lines += _joined(fit)
     lines += _worth_of_repetition(analysis)
     return lines
+
+
+def _limit(analysis: Analysis, term: Term) -> str:
+    """Return what doubling one variable is worth where the terms are not added: only in the limit of the other."""
+    assert term.exponent is not None
+    assert term.variable is not None
+    unit = analysis.points.unit
+    doubled = VARIABLES[term.variable][0].format(unit=unit)
+    unlimited = f"unlimited {unit}s" if term.variable == "N" else "an unlimited model"
+    value = analysis.fit.parameters[term.exponent]
+    estimate = f"{term.exponent} = {value:.4g}{_span(analysis.fit, term.exponent)}"
+    return (
+        f"With {unlimited}, doubling {doubled} would reduce the loss by up to {1 - 2 ** -abs(value):.1%} ({estimate})."
+    )
+
+
+def _joined(fit: Fit) -> list[str]:
+    """Return how the terms join, for a law that leaves it to the runs."""
+    name = fit.law.own_outer
+    if name is None:
+        return []
+    if name in fit.undetermined:
+        return [f"These runs do not determine how the terms of size and data join ({name} is open)."]
+    value = fit.parameters[name]
+    meaning = (
+        "between adding up (1) and the larger one counting alone (0)" if value < 1 else "by more than adding up (1)"
+    )
+    return [f"The terms of size and data join with {name} = {value:.3g}{_span(fit, name)}, {meaning}."]
 
 
 def _price(analysis: Analysis, term: Term, *, alone: bool) -> str:

@@ -4,7 +4,7 @@ from scipy.optimize import minimize, nnls
 
 from unimol_scale.errors import ConfigError, RunError
 from unimol_scale.scaling.law.fit import FitConfig, fit_law
-from unimol_scale.scaling.law.laws import Chinchilla, Kaplan, Law, Power, Saturating, UniMol2
+from unimol_scale.scaling.law.laws import Chinchilla, Droppo, Kaplan, Law, Power, Saturating, UniMol2
 from unimol_scale.scaling.law.points import Points
 from unimol_scale.scaling.law.solver import TIE_BREAK, make_problem, nonnegative_least_squares, residuals_and_jacobian
 
@@ -33,6 +33,8 @@ def test_every_law_is_recovered_exactly_from_losses_without_noise() -> None:
         (Chinchilla(), CHINCHILLA, grid()),
         (Kaplan(), {"N_c": 3e6, "alpha_N": 0.2, "D_c": 2e5, "alpha_D": 0.3}, grid()),
         (Kaplan(), {"N_c": 3e6, "alpha_N": 0.5, "D_c": 2e5, "alpha_D": 0.08}, grid()),
+        (Droppo(), {"E": 0.3, "A": 60.0, "alpha": 0.4, "B": 20.0, "beta": 0.3, "p": 0.5}, grid()),
+        (Droppo(), {"E": 0.1, "A": 30.0, "alpha": 0.35, "B": 8.0, "beta": 0.25, "p": 1.3}, grid()),
         (Power("N"), {"A": 12.0, "alpha": 0.2}, {"N": n, "D": np.full(6, 1e5)}),
         (Saturating("N"), {"E": 0.4, "A": 90.0, "alpha": 0.45}, {"N": n, "D": np.full(6, 1e5)}),
         (UniMol2(), dict(UniMol2.published), {"N": m * 1e6, "D": s * 1024, "M": m, "S": s, "MS": m * s}),
@@ -97,7 +99,7 @@ def test_two_seeds_of_a_size_leave_one_minimum_and_not_a_band_of_them() -> None:
         assert dict(fit.parameters) == pytest.approx(truth, rel=1e-3)
 
 
-@pytest.mark.parametrize("law", [Chinchilla(), Kaplan()])
+@pytest.mark.parametrize("law", [Chinchilla(), Kaplan(), Droppo()])
 def test_the_gradient_is_the_slope(law: Law) -> None:
     columns = grid()
     problem = make_problem(law, columns, Chinchilla().predict(CHINCHILLA, columns), 1e-3, (0.01, 5.0))
@@ -107,6 +109,33 @@ def test_the_gradient_is_the_slope(law: Law) -> None:
         nudge = 1e-6 * np.eye(theta.shape[1])[k]
         up, down = (residuals_and_jacobian(problem, theta + sign * nudge)[0] for sign in (1, -1))
         np.testing.assert_allclose(jacobian[:, k], (up - down) / 2e-6, atol=1e-8)
+
+
+def test_how_size_and_data_join_is_told_from_the_runs() -> None:
+    truth = {"E": 0.0, "A": 27.0, "alpha": 0.37, "B": 7.5, "beta": 0.26, "p": 0.5}
+    points = make(Droppo(), truth, grid(), noise=0.005)
+    fit = fit_law(Droppo(), points, FitConfig(bootstrap=200))
+    assert fit.intervals is not None
+    low, high = fit.intervals["p"]
+    assert low < 0.5 < high < 1.0
+    assert not {"alpha", "beta", "p"} & set(fit.undetermined)
+    rigid = fit_law(Chinchilla(), points, QUICK)
+    assert fit.aicc is not None
+    assert rigid.aicc is not None
+    assert fit.aicc < rigid.aicc - 10
+
+
+def test_how_they_join_stays_open_where_noise_hides_it() -> None:
+    truth = {"E": 0.0, "A": 27.0, "alpha": 0.37, "B": 20.0, "beta": 0.3, "p": 0.5}
+    fit = fit_law(Droppo(), make(Droppo(), truth, grid(), noise=0.1), FitConfig(bootstrap=200))
+    assert "p" in fit.undetermined
+    assert any(text.startswith("p is ") for text in fit.warnings)
+
+
+def test_a_joined_term_that_hardly_counts_is_no_law() -> None:
+    truth = {"E": 0.0, "A": 27.0, "alpha": 0.37, "B": 1e-2, "beta": 0.1, "p": 0.5}
+    with pytest.raises(RunError, match="its term B in D vanishes"):
+        fit_law(Droppo(), make(Droppo(), truth, grid(), noise=0.02), QUICK)
 
 
 def test_a_weight_counts_like_as_many_copies() -> None:

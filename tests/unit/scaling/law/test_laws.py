@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from unimol_scale.errors import ConfigError, RunError
-from unimol_scale.scaling.law.laws import Chinchilla, Kaplan, Power, Saturating, UniMol2
+from unimol_scale.scaling.law.laws import Chinchilla, Droppo, Kaplan, Power, Saturating, UniMol2
 from unimol_scale.scaling.law.registry import LAWS
 
 
@@ -31,6 +31,18 @@ def test_kaplans_law_joins_its_two_limits() -> None:
     np.testing.assert_allclose(Kaplan().predict(p, {"N": np.full(3, 1e60), "D": d}), (p["D_c"] / d) ** 0.3, rtol=1e-6)
     steep = {**p, "alpha_D": 0.01}
     assert np.isfinite(Kaplan().predict(steep, {"N": np.array([1e-300]), "D": np.array([1e300])})).all()
+
+
+def test_droppos_law_lies_between_chinchillas_and_kaplans() -> None:
+    columns = {"N": np.array([1e5, 1e7, 1e7]), "D": np.array([1e6, 1e6, 1e4])}
+    powers = {"A": 20.0, "alpha": 0.3, "B": 8.0, "beta": 0.25}
+    added = Chinchilla().predict({"E": 0.2, **powers}, columns)
+    np.testing.assert_allclose(Droppo().predict({"E": 0.2, **powers, "p": 1.0}, columns), added, rtol=1e-12)
+    limits = {"N_c": 20.0 ** (1 / 0.3), "alpha_N": 0.3, "D_c": 8.0 ** (1 / 0.25), "alpha_D": 0.25}
+    joined = Kaplan().predict(limits, columns)
+    np.testing.assert_allclose(Droppo().predict({"E": 0.0, **powers, "p": 0.25}, columns), joined, rtol=1e-12)
+    alone = np.maximum(20.0 / columns["N"] ** 0.3, 8.0 / columns["D"] ** 0.25)
+    np.testing.assert_allclose(Droppo().predict({"E": 0.0, **powers, "p": 1e-3}, columns), alone, rtol=1e-3)
 
 
 def test_every_law_is_made_by_its_name() -> None:
