@@ -2,8 +2,8 @@
 
 Plain SMILES cannot express them, but ChemAxon's extension can (``|wU:10.10|``, a wedged bond at one end of the axis).
 RDKit reads and writes the extension, but may write one molecule in several ways. This file makes the text canonical:
-the
-canonical SMILES of the molecule without the extension, then for each axis the first wedge that gives the right turn.
+the canonical SMILES of the molecule without the extension, then for each axis the first wedge that gives the right
+turn.
 """
 
 from collections.abc import Mapping, Sequence

@@ -34,10 +34,8 @@ from unimol_scale.store.schema import (
 
 LARGEST_ENERGY = 1e5  # kcal/mol; a higher force-field energy means overlapping atoms
 # Symmetry mappings of a molecule onto itself that are tried for each pair of conformers. Few drugs have more; a
-# molecule
-# with three tert-butyl groups has 1,296, and comparing its conformers would cost more than making them. Beyond the
-# limit
-# an RMSD may come out too large, which keeps a conformer that could have been left out.
+# molecule with three tert-butyl groups has 1,296, and comparing its conformers would cost more than making them. Beyond
+# the limit an RMSD may come out too large, which keeps a conformer that could have been left out.
 MAX_MATCHES = 512
 
 

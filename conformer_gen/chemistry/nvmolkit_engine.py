@@ -2,9 +2,8 @@
 
 The GPU runs ETKDGv3 (from random coordinates, the only start it has) and minimises with MMFF94. The rest is the code
 of the CPU engine: its minimiser continues from the GPU's minimum and reports energy and convergence, and stereo,
-pruning
-and records are handled as usual. If the GPU does not deliver all conformers of a molecule, the CPU makes them from the
-start.
+pruning and records are handled as usual. If the GPU does not deliver all conformers of a molecule, the CPU makes them
+from the start.
 
 Memory that CUDA allocates on the host counts towards ``task_memory``. Workers share the GPUs, and pieces use them in
 turn.

@@ -2,15 +2,13 @@
 
 The comparison uses geometry alone: the handedness of the four points around a tetrahedral centre, and on which sides of
 a double bond its substituents lie. Nothing is perceived anew, so CIP ranks and rings cannot differ between the two
-sides
-of the comparison, and a pseudo-asymmetric centre is treated like any other. Only if elements differ does the code ask
-whether that makes another stereoisomer: the mirror image of a meso compound does not.
+sides of the comparison, and a pseudo-asymmetric centre is treated like any other. Only if elements differ does the code
+ask whether that makes another stereoisomer: the mirror image of a meso compound does not.
 
 What cannot be judged counts as open: the arrangement around a metal (square planar, trigonal bipyramidal, octahedral),
 which ETKDG does not enforce; the axis of an allene; and the centres and axes of a flat depiction. The same holds for
-the
-centres of a racemate or of relative stereo (``|&1:2|``, ``|o1:2|``), where a conformer shows one of the stereoisomers
-that are meant. RDKit does not treat a nitrogen that inverts at room temperature as a centre.
+the centres of a racemate or of relative stereo (``|&1:2|``, ``|o1:2|``), where a conformer shows one of the
+stereoisomers that are meant. RDKit does not treat a nitrogen that inverts at room temperature as a centre.
 """
 
 import dataclasses

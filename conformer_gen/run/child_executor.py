@@ -1,8 +1,7 @@
 """Runs a build's jobs without Ray, one after another in a child process, for small builds.
 
 Starting Ray takes longer than making a few hundred conformers. Molecules that kill the child, hang or exhaust memory
-are
-found as on Ray, and the output is identical to the byte. The child is a fresh interpreter: a fork of a process with
+are found as on Ray, and the output is identical to the byte. The child is a fresh interpreter: a fork of a process with
 threads, such as those of Ray or PyTorch, could wait for ever on a lock held by a thread that the fork does not have.
 """
 

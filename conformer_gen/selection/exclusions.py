@@ -1,8 +1,7 @@
 """The leakage filter: molecules and scaffolds, such as those of benchmarks, that must not enter a store. Uses RDKit.
 
 Molecules are compared without stereo, isotopes and charges. A benchmark molecule counts as known if the training set
-has
-it as another stereoisomer, isotope or charge state, since databases disagree on these more than on anything else.
+has it as another stereoisomer, isotope or charge state, since databases disagree on these more than on anything else.
 """
 
 import contextlib

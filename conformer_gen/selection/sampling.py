@@ -58,11 +58,9 @@ def temperature_scores(sizes: Int64, ranks: Int64, u: Float64, molecules: int, t
     """Score molecules so that the smallest scores are a sample with P_scaffold = softmax(P_i / τ) (Uni-Mol2).
 
     P_i is the scaffold's share of all molecules. A molecule's score is (rank + u) / P_scaffold. Scores of a scaffold
-    thus
-    have density P_scaffold, and c · P_scaffold of its molecules (rounded up or down at random, and at most all of them)
-    score below c: drawing without replacement, where other scaffolds fill up once one is exhausted. The logarithm of
-    the
-    score is returned, so that neither the sum of the softmax nor an exponential is needed.
+    thus have density P_scaffold, and c · P_scaffold of its molecules (rounded up or down at random, and at most all of
+    them) score below c: drawing without replacement, where other scaffolds fill up once one is exhausted. The logarithm
+    of the score is returned, so that neither the sum of the softmax nor an exponential is needed.
 
     Args:
         sizes: [M] number of molecules with the scaffold of each molecule.

@@ -1,8 +1,7 @@
 """Reads every source through one function, which yields one ``SourceMolecule`` per row, one row in memory at a time.
 
 A row that cannot be a molecule is still yielded, so that curation counts it as a failure. Only blank lines, comments
-and
-headers are not rows. If data ends too early, an additional row reports it.
+and headers are not rows. If data ends too early, an additional row reports it.
 """
 
 import collections

@@ -74,8 +74,7 @@ def align(moving_BA3: Float32, fixed_BA3: Float32, valid_BA: Bool) -> Float32:
 
     Returns:
         float32 [B, A, 3], Å, 0 at padding. Reflections are never used, so chirality is kept. A molecule with a
-        coordinate
-        that is not finite gets only such coordinates; the other molecules are not affected.
+        coordinate that is not finite gets only such coordinates; the other molecules are not affected.
     """
     weight_BA1 = valid_BA[..., None].astype(np.float64)
     count_B11 = weight_BA1.sum(axis=1, keepdims=True)

@@ -3,8 +3,7 @@
 Threads inside one operation wait for each other at its end, and the operations of a small model are short, so one core
 that another program takes briefly delays all of them. Micro-batches share only the weights, which a step reads, and the
 interpreter's lock, which operations release. Each micro-batch has its own gradients, which are added in the order of
-the
-micro-batches, so the result depends neither on thread timing nor on the number of threads.
+the micro-batches, so the result depends neither on thread timing nor on the number of threads.
 """
 
 import threading

@@ -219,8 +219,7 @@ class Trainer:
             profiler.step()
             self._report(result, rate, speed)
             # While steps are skipped, nothing is published: checkpoints saved before them may contain the cause. A
-            # request to
-            # stop also waits for a step that is not skipped.
+            # request to stop also waits for a step that is not skipped.
             if not result.skipped:
                 with speed.pause("publishing", every=train.checkpoint_every):
                     self._checkpoints.settle(result.votes, self._log)

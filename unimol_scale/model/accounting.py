@@ -1,8 +1,7 @@
 """Counts of the model's parameters, FLOPs and memory, from its configuration alone. Imports no torch.
 
 The trainer's MFU, the planner and the compute axis of the scaling laws all use these counts; tests compare them with
-the
-built model and with torch's own FLOP counter.
+the built model and with torch's own FLOP counter.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -198,11 +197,10 @@ def activation_bytes(
     """Peak bytes that one micro-batch of equal molecules needs in addition to weights, gradients and optimizer.
 
     Counted from what ``kernels`` keeps for the backward pass. For a layer that is: its input, the pairs before and
-    after
-    the triangle update and the hidden layer of the pair network (4P per pair), the gated maps and their product (5h),
-    the attention weights in fp32 (H), and dropout masks. In addition there is the work space of one triangle update's
-    backward pass. With activation checkpointing, only the inputs of recomputed layers are kept, and the inside of one
-    layer at a time.
+    after the triangle update and the hidden layer of the pair network (4P per pair), the gated maps and their product
+    (5h), the attention weights in fp32 (H), and dropout masks. In addition there is the work space of one triangle
+    update's backward pass. With activation checkpointing, only the inputs of recomputed layers are kept, and the inside
+    of one layer at a time.
 
     Args:
         config: configuration of the model.

@@ -162,8 +162,7 @@ def encode_path_bonds(batch: ModelInput) -> tuple[Tensor, Tensor]:
     """Return the kind of each hop, int32 [B, A, A, S], and its weight in the mean over hops, fp32 [B, A, A, S].
 
     A pair without a path, and an atom with itself, has one hop of kind 0 (no bond); in a hidden molecule the hop has
-    the
-    hidden kind. Positions beyond the end of a path have weight 0, and so does all padding.
+    the hidden kind. Positions beyond the end of a path have weight 0, and so does all padding.
     """
     kind_BAAS = with_path_bonds(batch).path_bonds_BAAS
     assert kind_BAAS is not None

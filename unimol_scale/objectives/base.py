@@ -2,8 +2,7 @@
 
 An objective has two halves. ``corrupt`` runs in the loader's processes and turns a clean batch and keys into a
 ``Sample`` of tensors. ``score`` runs the model on a sample and returns one *sum* for each loss term. The trainer
-divides
-each sum by the term's count over all ranks and micro-batches, so a loss does not depend on how a batch was cut.
+divides each sum by the term's count over all ranks and micro-batches, so a loss does not depend on how a batch was cut.
 
 ``objective.name=package.module:Class`` selects one of your own, with its settings under ``objective.settings.*``. It
 has
@@ -102,8 +101,7 @@ class Objective(ABC):
         """The heads that it uses; no others are built.
 
         An objective with modules of its own overrides ``build_model``, ``count_parameters`` and ``training_flops``.
-        Modules
-        other than the backbone and these heads are not part of a finished run's model.
+        Modules other than the backbone and these heads are not part of a finished run's model.
         """
 
     @property

@@ -3,9 +3,8 @@
 Source: MoleBlend (arXiv 2307.06235) and its public code. For every pair of atoms one relation is drawn from {path,
 edge,
 3D}, and only its embedding enters the pair track. Path length, edge types along the path and distance are then
-predicted
-for every pair from an outer product of its atoms. Noisy nodes: the input geometry is noised, the distances to predict
-are the clean ones, and the noise itself is a further target.
+predicted for every pair from an outer product of its atoms. Noisy nodes: the input geometry is noised, the distances to
+predict are the clean ones, and the noise itself is a further target.
 
 How the hidden relations are kept out of the input:
 
@@ -67,8 +66,7 @@ SHOWN_FULL, SHOWN_PLANAR = SHOWN_PATH | SHOWN_EDGE | SHOWN_DISTANCE, SHOWN_PATH 
 OWN_FEATURES = ("formal_charge", "radical_electrons")
 BONDING_FEATURES = [k for k, name in enumerate(ATOM_VOCABULARIES) if name not in OWN_FEATURES]
 # Å, a tenth of the usual noise. The direction of a shorter prediction counts less: the cosine of a zero vector, which
-# is
-# what the coordinate head starts with, has no gradient.
+# is what the coordinate head starts with, has no gradient.
 DIRECTION_LENGTH = 0.02
 # Å; a shift below this is a rounding error, for example of a molecule with one atom after alignment.
 NO_NOISE = 1e-4

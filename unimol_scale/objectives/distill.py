@@ -2,8 +2,7 @@
 
 Source: Denoise and Distill (its eq. 6 and 7), with the two-track backbone on both sides. As in the paper, the teacher
 sees elements and the clean conformer, and nothing of the graph unless that is requested. Its targets are computed on
-the
-device, without gradients and outside the training engine, before the student's forward pass. The student is a model
+the device, without gradients and outside the training engine, before the student's forward pass. The student is a model
 without geometry, of any size; only its backbone is kept.
 
 The error is the plain squared error by default, as in the paper. ``normalise=layer_norm`` normalises the teacher's

@@ -26,8 +26,7 @@ ATOM_LABEL_PREFIX = "atom_label:"  # prefix of an atom label's column name
 
 MISC = "misc"
 # Codes are positions in these lists, in the order of the Open Graph Benchmark (OGB) and of the released weights. A
-# value
-# that is not in a list ending in "misc" gets that last code.
+# value that is not in a list ending in "misc" gets that last code.
 ATOM_VOCABULARIES: dict[str, tuple[str, ...]] = {
     "chirality": ("UNSPECIFIED", "TETRAHEDRAL_CW", "TETRAHEDRAL_CCW", "OTHER", MISC),
     "degree": (*map(str, range(11)), MISC),

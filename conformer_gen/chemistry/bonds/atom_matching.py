@@ -1,9 +1,8 @@
 """Matches the atoms of a SMILES to the atoms of a geometry that comes without bonds. Imports RDKit.
 
 Most files of coordinates keep the atom order of the SMILES they were made from, so that order is tried first. If it
-does
-not fit, bonds are derived from the geometry: as many as the SMILES has, between the closest atoms. In both cases the
-bonds must be those of the SMILES; otherwise there is no match.
+does not fit, bonds are derived from the geometry: as many as the SMILES has, between the closest atoms. In both cases
+the bonds must be those of the SMILES; otherwise there is no match.
 """
 
 from collections.abc import Sequence

@@ -1,11 +1,9 @@
 """PCQM4Mv2: molecules with a DFT geometry and the HOMO-LUMO gap (OGB-LSC, Hu et al. 2021).
 
 Two forms are read. The original one is a CSV of all molecules and an SDF whose record i is the geometry of row i. The
-SDF
-covers only the first rows (the training molecules); later rows have no geometry, and the test rows have no gap either.
-The graph comes from the SDF, whose atom order differs from that of the SMILES. The other form is a CSV whose SMILES
-carry
-hydrogens and coordinates in ChemAxon's extension.
+SDF covers only the first rows (the training molecules); later rows have no geometry, and the test rows have no gap
+either. The graph comes from the SDF, whose atom order differs from that of the SMILES. The other form is a CSV whose
+SMILES carry hydrogens and coordinates in ChemAxon's extension.
 """
 
 from collections.abc import Iterator, Sequence

@@ -40,9 +40,8 @@ class HiddenWeight:
     """A stored weight that consists of K matrices of equal shape.
 
     The weight of an outer product is stored as [h, h·P], with row c and column (d, p), so that one matrix product
-    suffices.
-    Its linear map takes the h² products a_c·b_d to P channels: one matrix [P, h²], as in the public reference and in
-    AlphaFold's outer product mean.
+    suffices. Its linear map takes the h² products a_c·b_d to P channels: one matrix [P, h²], as in the public reference
+    and in AlphaFold's outer product mean.
 
     Attributes:
         track: track that the weight is counted under, as in ``accounting.count_parameters``.

@@ -1,9 +1,8 @@
 """Gathers the pieces of each matrix from all ranks on one rank, and returns the results to the ranks that need them.
 
 ZeRO cuts matrices anywhere, but Muon needs whole ones. Every rank therefore receives some of the matrices whole, so
-that
-all have about equal work. This takes two collectives at any stage: pieces to the owners, results to the holders. Where
-every rank holds everything (stage 0), only the second transfers data.
+that all have about equal work. This takes two collectives at any stage: pieces to the owners, results to the holders.
+Where every rank holds everything (stage 0), only the second transfers data.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

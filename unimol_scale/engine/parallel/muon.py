@@ -6,11 +6,9 @@ AdamW's: learning rate, schedule and weight decay carry over from AdamW.
 
 DeepSpeed 0.19.8 has a Muon of its own, which is not used. At stages 1 to 3 it clips by the norm of the *orthogonal*
 update, so that a ``gradient_clip`` of 1 shrinks the steps of all parameters as the model grows [measured]. It also
-takes
-every weight of a linear layer, including heads, scales differently, compiles its kernels at the first step, and keeps a
-momentum that cannot be saved by element. Here DeepSpeed sums, checks and clips the gradient as for AdamW, and calls
-this
-optimizer with the flat fp32 tensors that it shards.
+takes every weight of a linear layer, including heads, scales differently, compiles its kernels at the first step, and
+keeps a momentum that cannot be saved by element. Here DeepSpeed sums, checks and clips the gradient as for AdamW, and
+calls this optimizer with the flat fp32 tensors that it shards.
 
 Shapes: K matrices of R rows and C columns.
 """

@@ -114,6 +114,5 @@ class ShardedModel(Protocol):
 
 
 # Creates one from (factory of the module, configuration of the run, this process among the others); every rank calls
-# it.
-# The initial weights depend only on ``config.seed``, and ``config.train.ema_decay`` says whether a mean is kept.
+# it. The initial weights depend only on ``config.seed``, and ``config.train.ema_decay`` says whether a mean is kept.
 ShardModel = Callable[[Callable[[], nn.Module], PretrainConfig, Ranks], ShardedModel]

@@ -129,8 +129,7 @@ def largest_micro_batch(
     """Return the micro-batch within ``data.max_pairs`` that needs the most memory of all that can occur.
 
     Pairs dominate, but small molecules have more atoms per pair, so every size is tried. The number of molecules with
-    at
-    most n atoms in a micro-batch is limited by the step and by chance (Bernstein's bound, which is exceeded once in
+    at most n atoms in a micro-batch is limited by the step and by chance (Bernstein's bound, which is exceeded once in
     10¹³ steps). If molecules are shuffled only within windows of shards, the bound by chance does not apply.
 
     Args:

@@ -2,8 +2,7 @@
 
 The trunk keeps its learning rate constant, and several branches can share its steps. A branch is the run that its own
 settings describe from the first step on; the trunk has merely done the steps before the decay for it. So both must
-agree
-up to that step, and nothing of the trunk is copied.
+agree up to that step, and nothing of the trunk is copied.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,7 @@
 """Watches whether the program that launched this rank still runs: deepspeed, torchrun or a ladder. Linux only.
 
 SIGTERM ends ``deepspeed`` without notifying its ranks, which would train on alone and block port and folder for the
-next
-start. Shells, terminals and ``nohup`` do not count as launchers: a run may outlive them.
+next start. Shells, terminals and ``nohup`` do not count as launchers: a run may outlive them.
 """
 
 import os

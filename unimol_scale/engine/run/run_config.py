@@ -190,8 +190,7 @@ def resolve(
     """Combine the preset of a size with the chosen settings, and fill in what follows from both.
 
     If the output folder already holds a run, a setting that is not chosen keeps the default that it had when the run
-    was
-    begun, and what its objective implied then.
+    was begun, and what its objective implied then.
 
     Args:
         size: preset of the model.

@@ -2,8 +2,8 @@
 
 For the backward pass they keep what torch's versions keep, so that memory plans hold for both. Of weights they keep the
 parameters themselves, whose storage ZeRO-3 frees in between. Shapes as in ``kernels``. ``nodes_B``, int32, is the
-number
-of real nodes of each molecule: pairs of other nodes are not computed but zero, and so are their gradients. None: all.
+number of real nodes of each molecule: pairs of other nodes are not computed but zero, and so are their gradients. None:
+all.
 """
 
 from collections.abc import Sequence
@@ -204,8 +204,7 @@ class NativeAtomEncodingFunction(torch.autograd.Function):
     """What ``encodings.AtomEncoding`` computes from the codes of atoms, [B, N, D].
 
     ``codes`` are tokens, degrees, features and which molecules are hidden, all of one byte; ``numbers`` are the
-    constants
-    with which the C code turns codes into rows of an embedding.
+    constants with which the C code turns codes into rows of an embedding.
     """
 
     @staticmethod

@@ -1,8 +1,7 @@
 """Reads a released file: tensors and plain values from a torch archive, never code. Knows no tensor names.
 
 ``torch.load`` with ``weights_only`` does the reading; this file adds a check of the archive's checksums, without which
-a
-flipped byte of a weight loads silently, and errors that say what is wrong and where.
+a flipped byte of a weight loads silently, and errors that say what is wrong and where.
 """
 
 import argparse

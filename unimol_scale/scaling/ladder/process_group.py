@@ -14,8 +14,7 @@ from typing import IO
 
 GRACE_SECONDS = 240.0  # time for a run to finish its step and save a checkpoint
 # Training saves at this signal as at SIGTERM. At SIGTERM, DeepSpeed's launcher would kill its ranks within seconds;
-# this
-# signal it does not handle, so it ends at once and leaves the ranks running.
+# this signal it does not handle, so it ends at once and leaves the ranks running.
 STOP_SIGNAL = signal.SIGUSR1
 # Signals from outside that ask to stop; batch systems send SIGUSR1 before the time limit.
 ORDERS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)

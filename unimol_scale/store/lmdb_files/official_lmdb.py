@@ -1,9 +1,8 @@
 """Reads the LMDB files of Uni-Mol and Uni-Mol2, whose records are pickles, without running any code in them.
 
 Each data set is a single LMDB file, not a directory. Keys are ASCII decimals (Uni-Mol, Zhou et al. 2023) or 4-byte
-big-endian
-integers (Uni-Mol2, Ji et al. 2024). A value is the pickle of a dict with ``atoms``, ``coordinates``, ``smi`` and, in
-the fine-tuning sets, ``target``. Imports NumPy and the project's readers of LMDB pages and of pickles.
+big-endian integers (Uni-Mol2, Ji et al. 2024). A value is the pickle of a dict with ``atoms``, ``coordinates``, ``smi``
+and, in the fine-tuning sets, ``target``. Imports NumPy and the project's readers of LMDB pages and of pickles.
 """
 
 import dataclasses
