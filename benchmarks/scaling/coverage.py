@@ -85,6 +85,14 @@ def designs() -> list[Design]:
         Design("kaplan, 6 sizes × 4 budgets × 2 seeds", Kaplan(), joint, sizes, budgets, 2),
         Design("droppo, 6 sizes × 4 budgets × 2 seeds", Droppo(), {**floor, "p": 0.5}, sizes, budgets, 2),
         Design(
+            "droppo without a floor, 8 sizes × 5 budgets × 2 seeds",
+            Droppo(),
+            {"E": 0.0, "A": 27.0, "alpha": 0.37, "B": 7.5, "beta": 0.26, "p": 0.5},
+            np.geomspace(3e4, 2e6, 8),
+            np.geomspace(2400, 38_400, 5),
+            2,
+        ),
+        Design(
             "saturating in N, 8 sizes × 3 seeds",
             Saturating("N"),
             {"E": 0.5, "A": 40.0, "alpha": 0.35},
@@ -124,7 +132,7 @@ class Coverage:
 
 def simulate(design: Design, num_seeds: int, bootstrap: int) -> dict[str, Coverage]:
     """Fit every simulated table and count, for each parameter."""
-    joint = isinstance(design.law, Chinchilla | Kaplan)
+    joint = isinstance(design.law, Chinchilla | Kaplan | Droppo)
     names = [*design.truth, BEST] if joint else list(design.truth)
     covered, told = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
     fitted = 0

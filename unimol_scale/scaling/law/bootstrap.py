@@ -9,8 +9,9 @@ import numpy as np
 
 from unimol_scale.scaling.law.laws import FloatArray, Law
 from unimol_scale.scaling.law.points import Points, distinct
-from unimol_scale.scaling.law.solver import RegressionProblem, minimise
+from unimol_scale.scaling.law.solver import RegressionProblem, absent, minimise
 
+RAISED_FLOOR = 0.5  # part of the smallest loss
 CHUNK_VALUES = 60_000  # draws × points solved together; more do not fit in the processor's cache
 
 
@@ -73,17 +74,30 @@ def fit_draws(
 
     Args:
         problem: the points.
-        start: the estimate from all runs, float [P], where every fit starts.
+        start: the estimate from all runs, float [P], where every fit starts. If the floor is absent there, every draw
+            is fitted a second time from a floor near the smallest loss, and the better fit counts: from a floor of 0
+            the objective is flat.
         weights: of ``draw_weights``, float [draws, n].
         tolerance: see ``minimise``.
         max_iterations: see ``minimise``.
     """
+    starts = [start]
+    for floor in set(range(problem.num_terms)) - set(problem.term_of_exponent):
+        if absent(problem, start[None])[0, floor]:
+            raised = start.copy()
+            raised[floor] = np.log(RAISED_FLOOR) + problem.log_loss.min()
+            starts.append(raised)
     chunk = max(1, CHUNK_VALUES // weights.shape[1])
     thetas, converged = [], []
     for first in range(0, len(weights), chunk):
         rows = weights[first : first + chunk]
-        solution = minimise(problem, np.repeat(start[None], len(rows), axis=0), rows, tolerance, max_iterations)
-        thetas.append(solution.theta)
-        converged.append(solution.converged)
+        solutions = [
+            minimise(problem, np.repeat(one[None], len(rows), axis=0), rows, tolerance, max_iterations)
+            for one in starts
+        ]
+        best = np.argmin([np.where(one.converged, one.objective, np.inf) for one in solutions], axis=0)
+        each = np.arange(len(rows))
+        thetas.append(np.stack([one.theta for one in solutions])[best, each])
+        converged.append(np.stack([one.converged for one in solutions])[best, each])
     kept = np.concatenate(converged)
     return BootstrapFits(theta=np.concatenate(thetas)[kept], lost=float(1 - kept.mean()))
