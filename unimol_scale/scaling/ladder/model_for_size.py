@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unimol_scale.model.presets import ModelConfig
 
-PRESET_IS_NEAR = 0.1  # a preset this close in parameters is taken unchanged: the optimum is flat, and presets are known
+NEAR = 0.1  # models this close in parameters will do: the optimum is flat
 STRETCH = (0.5, 3.0)  # smallest and largest factor on a preset's layers and width
-EQUALLY_NEAR = 0.02  # among models this close to the wanted number, the one most similar to its preset is taken
+# What a change of depth over width counts beside one of the number of parameters, both as logarithms. The law holds for
+# models of the runs' shape, and a flat model costs less compute for its parameters than they do.
+SHAPE_WEIGHT = 0.25
 HEAD_WIDTH = 16  # channels per head, as in every preset
 DIMENSIONS = ("layers", "atom_width", "heads", "ffn_width", "pair_width", "pair_hidden", "gaussians")
 
@@ -36,7 +38,8 @@ def model_for_parameters(parameters: float, options: Mapping[str, Any]) -> Sized
     """Return the model nearest to a number of parameters.
 
     A preset within 10 % is used unchanged. Otherwise the number of layers and the atom width of the nearest preset are
-    scaled together, with heads of 16 channels; its pair track keeps its widths.
+    scaled together, with heads of 16 channels; its pair track keeps its widths. A small model has few layers, so either
+    its parameters or its shape can only be met roughly.
 
     Args:
         parameters: wanted number.
@@ -44,14 +47,17 @@ def model_for_parameters(parameters: float, options: Mapping[str, Any]) -> Sized
     """
     from unimol_scale.model.presets import PRESETS
 
+    near = math.log1p(NEAR)
     candidates = [_sized_model(size, {}, options) for size in PRESETS]
     nearest = min(candidates, key=lambda sized: _distance(sized, parameters))
-    if _distance(nearest, parameters) <= math.log1p(PRESET_IS_NEAR):
+    if _distance(nearest, parameters) <= near:
         return nearest
     stretched = [_sized_model(nearest.size, changes, options) for changes in _stretches(nearest.model)]
     closest = min(_distance(sized, parameters) for sized in stretched)
-    good = [sized for sized in stretched if _distance(sized, parameters) <= max(closest, math.log1p(EQUALLY_NEAR))]
-    return min(good, key=lambda sized: (_change_of_aspect(sized.model, nearest.model), _distance(sized, parameters)))
+    return min(
+        (sized for sized in stretched if _distance(sized, parameters) <= max(closest, near)),
+        key=lambda sized: _distance(sized, parameters) + SHAPE_WEIGHT * _change_of_aspect(sized.model, nearest.model),
+    )
 
 
 def _sized_model(size: str, changes: Mapping[str, Any], options: Mapping[str, Any]) -> SizedModel:

@@ -157,6 +157,9 @@ def test_a_model_is_made_for_any_number_of_parameters() -> None:
         assert sized.parameters == pytest.approx(parameters, rel=0.13 if parameters < 2e5 else 0.11), sized
         assert sized.model.atom_width == 16 * sized.model.heads
     assert model_for_parameters(1.1e9, {}).changes == {}
+    for parameters, layers, width in [(124e3, 3, 48), (250e3, 3, 80), (1.3e6, 5, 160)]:  # not 1 × 64, 8 × 48, 4 × 176
+        shape = model_for_parameters(parameters, {}).model
+        assert (shape.layers, shape.atom_width) == (layers, width)
     between = model_for_parameters(7e6, {"dropout": 0.3})
     assert between.size == "4M"
     assert between.model.dropout == between.changes["dropout"] == 0.3
