@@ -287,7 +287,6 @@ def _ladder(template: TemplateRun, sized: SizedModel, steps: int, learning_rate:
     overrides["train"] = {"learning_rate": float(f"{learning_rate:.3g}"), **overrides.get("train", {})}
     if sized.changes:
         overrides["model"] = dict(sized.changes)
-    train = settings["train"]
     ranks = summary.world_size
     return {
         "name": "next",
@@ -298,10 +297,20 @@ def _ladder(template: TemplateRun, sized: SizedModel, steps: int, learning_rate:
         "objective": template.record.comparable["objective"],
         "sizes": [sized.size],
         "steps": [steps],
-        "warmup": float(f"{train.get('warmup_steps', 0) / train['steps']:.4g}"),
+        "warmup": float(f"{_warmup_share(settings['train'], steps):.4g}"),
         "seeds": [template.record.seed or 0],
         "overrides": overrides,
     }
+
+
+def _warmup_share(train: Mapping[str, Any], steps: int) -> float:
+    """Return the share of the warm-up of a new run: that of its template, or with ``wsd`` at most as many steps.
+
+    A trunk warms up once for all its branches, so a short branch has a large share.
+    """
+    warmup: int = train.get("warmup_steps", 0)
+    share = warmup / train["steps"]
+    return min(share, warmup / steps) if train.get("schedule") == "wsd" else share
 
 
 def _without(tree: Any, keys: Sequence[str]) -> dict[str, Any]:  # noqa: ANN401

@@ -151,6 +151,22 @@ def test_a_law_of_the_best_rate_sets_it_by_size_and_data(runs: Path, tmp_path: P
     assert "law.json; extrapolated: N is" in line
 
 
+def test_the_warm_up_of_a_branch_is_not_stretched_over_a_longer_run(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path / "runs")
+    for path in runs.rglob("config.yaml"):
+        tree = yaml.safe_load(path.read_text())
+        if tree["train"]["steps"] > 200:  # so that a branch of 200 steps, which warmed up for 60, is the only template
+            path.unlink()
+            continue
+        tree["train"] = {**tree["train"], "warmup_steps": 60, "schedule": "wsd"}
+        path.write_text(yaml.safe_dump(tree))
+    choice = choose_next([runs], "4e14", "chinchilla", bootstrap=0)
+    write_next(choice, tmp_path / "next.yaml")
+    (rung,) = plan(read_ladder(tmp_path / "next.yaml"))
+    assert choice.steps > 400
+    assert rung.overrides["train.warmup_steps"] == pytest.approx(60, abs=1)
+
+
 def test_a_model_is_made_for_any_number_of_parameters() -> None:
     for parameters in np.geomspace(3e4, 3e9, 14):
         sized = model_for_parameters(float(parameters), {})
