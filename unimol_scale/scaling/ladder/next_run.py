@@ -308,8 +308,8 @@ def _warmup_share(train: Mapping[str, Any], steps: int) -> float:
 
     A trunk warms up once for all its branches, so a short branch has a large share.
     """
-    warmup: int = train.get("warmup_steps", 0)
-    share = warmup / train["steps"]
+    warmup, whole = float(train.get("warmup_steps", 0)), float(train["steps"])
+    share = warmup / whole
     return min(share, warmup / steps) if train.get("schedule") == "wsd" else share
 
 
