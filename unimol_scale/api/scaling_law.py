@@ -168,8 +168,8 @@ class ScalingLaw:
             molecules: number of molecules D seen in training, as a number or as text such as "838M".
 
         Returns:
-            ``loss``; ``interval`` (low, high), the uncertainty of the law, not of a single run; ``notes`` on what the
-            prediction relies on.
+            ``loss``; ``interval`` (low, high), the uncertainty of the law; ``run_interval``, that of a single run,
+            which scatters around the law; ``notes`` on what the prediction relies on.
 
         Raises:
             RunError: the size is unknown, or the law cannot predict this run.

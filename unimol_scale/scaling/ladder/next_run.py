@@ -24,7 +24,7 @@ from unimol_scale.scaling.ladder.ladder import LadderConfig, plan
 from unimol_scale.scaling.ladder.model_for_size import DIMENSIONS, SizedModel, model_for_parameters
 from unimol_scale.scaling.ladder.next_rate import rate_by_law, rate_by_neighbours
 from unimol_scale.scaling.ladder.objective_count import ModelCounter, count_model
-from unimol_scale.scaling.law.fit import Fit, FitConfig, Interval, fit_law
+from unimol_scale.scaling.law.fit import Fit, FitConfig, Interval, fit_law, interval_at
 from unimol_scale.scaling.law.law_choice import candidate_laws, choose_law
 from unimol_scale.scaling.law.optimal import Optimum, compute_optimal
 from unimol_scale.scaling.law.points import Points, columns_at, make_points
@@ -71,6 +71,7 @@ class NextRun:
         flops: training compute.
         loss: expected validation loss.
         interval: interval of the law at that point; None if the runs are too few for one.
+        run_interval: interval of the loss of a single run there; None likewise.
         learning_rate: peak learning rate.
         tree: content of the ladder file.
         lines: what was chosen and why, for the user.
@@ -82,6 +83,7 @@ class NextRun:
     flops: float
     loss: float
     interval: Interval | None
+    run_interval: Interval | None
     learning_rate: float
     tree: Mapping[str, Any]
     lines: tuple[str, ...]
@@ -136,13 +138,12 @@ def choose_next(
     cost = molecules * per_molecule
     columns = columns_at(points, np.array([sized.parameters]), np.array([float(molecules)]))
     columns = {**columns, "C": np.array([cost])}
-    band = fit.band(columns)
     if rate_law is None:
         learning_rate, how = rate_by_neighbours(records, sized.parameters)
     else:
         learning_rate, how = rate_by_law(rate_law, sized.parameters, molecules, batch_size)
     loss = float(fit.predict(columns)[0])
-    interval = None if band is None else (float(band[0][0]), float(band[1][0]))
+    interval, run_interval = interval_at(fit.band(columns), 0), interval_at(fit.run_band(columns), 0)
     tree, source = _ladder(template, sized, steps, learning_rate), template.record.name
     lines = [
         *(f"note: {note}" for note in notes),
@@ -156,11 +157,11 @@ def choose_next(
         f"learning rate: {learning_rate:.3g}, {how}",
         f"other settings: those of {source}; its micro-batches (data.max_pairs) may not fit a larger model",
         f"cost: {powers(cost)} FLOPs{_hours(template, cost)}",
-        f"expected validation loss: {_loss_text(loss, interval, fit)}",
+        f"expected validation loss: {_loss_text(loss, interval, run_interval, fit)}",
     ]
     return NextRun(
         sized=sized, steps=steps, molecules=molecules, flops=cost, loss=loss, interval=interval,
-        learning_rate=learning_rate, tree=tree, lines=tuple(lines),
+        run_interval=run_interval, learning_rate=learning_rate, tree=tree, lines=tuple(lines),
     )  # fmt: skip
 
 
@@ -351,7 +352,8 @@ def _hours(template: TemplateRun, cost: float) -> str:
     return f", {duration(took)} at the speed of {template.record.name} ({counted(ranks, 'rank')})"
 
 
-def _loss_text(loss: float, interval: Interval | None, fit: Fit) -> str:
-    if interval is None:
+def _loss_text(loss: float, interval: Interval | None, run_interval: Interval | None, fit: Fit) -> str:
+    if interval is None or run_interval is None:
         return f"{loss:.4g} (no interval)"
-    return f"{loss:.4g}, {fit.confidence:.0%} interval of the law {interval[0]:.4g} to {interval[1]:.4g}"
+    law, run = (f"{low:.4g} to {high:.4g}" for low, high in (interval, run_interval))
+    return f"{loss:.4g}, {fit.confidence:.0%} interval of the law {law}, of a single run {run}"

@@ -8,7 +8,7 @@ import numpy as np
 from unimol_scale.common.units import engineering
 from unimol_scale.errors import ConfigError, RunError, nearest
 from unimol_scale.scaling.law.burn_in import BurnIn, burn_in_of
-from unimol_scale.scaling.law.fit import Fit, FitConfig, Interval, fit_law
+from unimol_scale.scaling.law.fit import Fit, FitConfig, Interval, fit_law, interval_at
 from unimol_scale.scaling.law.law_choice import Candidate, LawChoice, candidate_laws, choose_law, hold_out_mask
 from unimol_scale.scaling.law.laws import Law, Variable
 from unimol_scale.scaling.law.optimal import Optimum, compute_optimal, weighs_size_against_data
@@ -73,7 +73,8 @@ class AnalysisConfig:
 class HeldOutPoint:
     """A held-out point and its prediction; ``relative_error`` is prediction / loss − 1.
 
-    A run has one point, or with trajectories one per validation, after ``molecules`` molecules.
+    A run has one point, or with trajectories one per validation, after ``molecules`` molecules. ``interval`` is that of
+    the law, ``run_interval`` that of a single run.
     """
 
     name: str
@@ -81,18 +82,23 @@ class HeldOutPoint:
     loss: float
     predicted: float
     interval: Interval | None
+    run_interval: Interval | None
     relative_error: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The loss predicted for a model and a budget; ``notes`` say how far it is extrapolated."""
+    """The loss predicted for a model and a budget; ``notes`` say how far it is extrapolated.
+
+    ``interval`` is that of the law, ``run_interval`` that of a single run, which scatters around the law.
+    """
 
     request: str
     parameters: float
     molecules: float
     loss: float
     interval: Interval | None
+    run_interval: Interval | None
     notes: tuple[str, ...]
 
 
@@ -230,14 +236,15 @@ def _checks(fit: Fit, points: Points) -> tuple[HeldOutPoint, ...]:
     if not len(points):
         return ()
     predicted = fit.predict(points.columns)
-    band = fit.band(points.columns)
+    band, run_band = fit.band(points.columns), fit.run_band(points.columns)
     return tuple(
         HeldOutPoint(
             name=name,
             molecules=float(points.columns["D"][i]),
             loss=float(points.loss[i]),
             predicted=float(predicted[i]),
-            interval=None if band is None else (float(band[0][i]), float(band[1][i])),
+            interval=interval_at(band, i),
+            run_interval=interval_at(run_band, i),
             relative_error=float(predicted[i] / points.loss[i] - 1),
         )
         for i, name in enumerate(points.names)
@@ -327,7 +334,6 @@ def _predict(request: _Request, fit: Fit, points: Points) -> Prediction:
     parameters, molecules = request.parameters, request.molecules
     _check_request(request.text, fit.law, points, {"N": parameters, "D": molecules})
     columns = columns_at(points, np.array([parameters]), np.array([molecules]))
-    band = fit.band(columns)
     notes = []
     for name, value in (("N", parameters), ("D", molecules)):
         low, high = float(points.columns[name].min()), float(points.columns[name].max())
@@ -349,7 +355,8 @@ def _predict(request: _Request, fit: Fit, points: Points) -> Prediction:
         parameters=parameters,
         molecules=molecules,
         loss=float(fit.predict(columns)[0]),
-        interval=None if band is None else (float(band[0][0]), float(band[1][0])),
+        interval=interval_at(fit.band(columns), 0),
+        run_interval=interval_at(fit.run_band(columns), 0),
         notes=tuple(notes),
     )
 

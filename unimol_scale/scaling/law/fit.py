@@ -36,6 +36,8 @@ REPEATED = 1.01  # epochs above which a run counts as having repeated its data
 WIDE_FACTOR = 5.0  # ratio of the ends of R*'s interval above which R* is hardly determined
 MAX_AT_BOUND = 0.02  # fraction of bootstrap fits at a parameter's bound above which its interval is open
 
+MOVES = 20  # residuals that each draw of the law is moved by, for the interval of a single run
+
 Interval = tuple[float, float]
 
 
@@ -120,15 +122,38 @@ class Fit:
     def band(self, columns: Columns) -> tuple[FloatArray, FloatArray] | None:
         """Return the percentile interval of the prediction, two of float [m]; None without a bootstrap.
 
-        It is the interval of the law. Single runs scatter around the law.
+        It is the interval of the law. Single runs scatter around the law, see ``run_band``.
+        """
+        return self._ends(self._drawn(columns)) if self.draws else None
+
+    def run_band(self, columns: Columns) -> tuple[FloatArray, FloatArray] | None:
+        """Return the interval of the loss of a single run, two of float [m]; None without a bootstrap.
+
+        Each draw of the law is moved by residuals of fitted runs, drawn at random. These are enlarged by
+        √(n / (n − k)), as a law with k parameters is closer to the n runs that it was fitted to than to others. So
+        single runs are expected to scatter everywhere as much as the fitted ones.
         """
         if not self.draws:
             return None
+        free = max(self.num_points - len(self.law.parameters), 1)
+        residuals = self.residuals * np.sqrt(self.num_points / free)
+        predicted = self._drawn(columns)
+        moves = np.random.default_rng(0).choice(residuals, size=(MOVES, len(predicted), 1))
+        return self._ends((predicted * np.exp(moves)).reshape(-1, predicted.shape[1]))
+
+    def _drawn(self, columns: Columns) -> FloatArray:
+        """Return the prediction of every bootstrap draw, float [draws, m]."""
         wide = {name: np.asarray(column)[None, :] for name, column in columns.items()}
-        draws = {name: values[:, None] for name, values in self.draws.items()}
-        predicted = self.law.predict(draws, wide)
-        low, high = np.quantile(predicted, [(1 - self.confidence) / 2, (1 + self.confidence) / 2], axis=0)
+        return self.law.predict({name: values[:, None] for name, values in self.draws.items()}, wide)
+
+    def _ends(self, values: FloatArray) -> tuple[FloatArray, FloatArray]:
+        low, high = np.quantile(values, [(1 - self.confidence) / 2, (1 + self.confidence) / 2], axis=0)
         return low, high
+
+
+def interval_at(band: tuple[FloatArray, FloatArray] | None, point: int) -> Interval | None:
+    """Return the interval of one point of a band; None if there is no band."""
+    return None if band is None else (float(band[0][point]), float(band[1][point]))
 
 
 def fit_law(law: Law, points: Points, config: FitConfig) -> Fit:

@@ -38,12 +38,12 @@ SCHEMA: dict[str, str] = {
     "selection": "why this law (reason), and every law considered (candidates: law, held_out_error over sizes left out "
     "one at a time, aicc, obstacle)",
     "hold_out": "the rule by which points were held out from the fit",
-    "held_out": "every such point: name, molecules, loss, predicted, interval of the law, relative_error "
-    "(predicted / loss − 1)",
+    "held_out": "every such point: name, molecules, loss, predicted, interval of the law, run_interval of a single "
+    "run, relative_error (predicted / loss − 1)",
     "held_out_error": "mean |relative_error| of them",
     "statistics": 'of the held-out points, by size and for "all": relative_error, rmae, mse, r2, pearson, num_points',
     "terms": "every loss term → its own law (as above), held_out points, or the obstacle to a law",
-    "predictions": "one per request: request, N, D, loss, interval, notes",
+    "predictions": "one per request: request, N, D, loss, interval of the law, run_interval of a single run, notes",
     "optima": "one per budget: flops, parameters, molecules, loss, exponent a of N ∝ C^a, their intervals, notes",
     "unanswered": "why other budgets have no optimum",
     "slices": "the lowest points of the slices of equal compute: flops, N, D, loss; empty if the law has none",
@@ -94,6 +94,7 @@ def to_json(analysis: Analysis, tasks: Sequence[TaskLaw] = ()) -> dict[str, Any]
                 "D": prediction.molecules,
                 "loss": prediction.loss,
                 "interval": prediction.interval,
+                "run_interval": prediction.run_interval,
                 "notes": list(prediction.notes),
             }
             for prediction in analysis.predictions

@@ -22,6 +22,7 @@ from unimol_scale.scaling.tasks.task_law import TaskLaw
 
 Rows = tuple[list[str], list[list[str]]]
 
+HELD_OUT_HEADER = ["run", "measured", "predicted", "interval of the law", "of a single run", "error"]
 MANY_POINTS = 60  # most held-out points in the report; law.json has all
 # File of a picture → its caption.
 CAPTIONS = {
@@ -90,7 +91,7 @@ def to_markdown(analysis: Analysis, pictures: Mapping[str, Path], tasks: Sequenc
     lines += ["", "## Held out", "", *_held_out_lines(analysis)]
     if analysis.predictions:
         lines += ["", "## Predictions", ""]
-        header = [f"model @ {unit}s", "N", "loss", "interval of the law", "extrapolation"]
+        header = [f"model @ {unit}s", "N", "loss", "interval of the law", "of a single run", "extrapolation"]
         lines += markdown_table(header, _prediction_rows(analysis))
     if analysis.optima or analysis.unanswered:
         lines += ["", "## Compute-optimal models", ""]
@@ -131,6 +132,7 @@ def _held_out_lines(analysis: Analysis) -> list[str]:
             f"{check.loss:.5g}",
             f"{check.predicted:.5g}",
             _span(check.interval),
+            _span(check.run_interval),
             f"{check.relative_error:+.2%}",
         ]
         for check in analysis.checks[:MANY_POINTS]
@@ -141,7 +143,7 @@ def _held_out_lines(analysis: Analysis) -> list[str]:
         "",
         *markdown_table(*statistics_rows(analysis)),
         "",
-        *markdown_table(["run", "measured", "predicted", "interval of the law", "error"], rows),
+        *markdown_table(HELD_OUT_HEADER, rows),
     ]
     if len(analysis.checks) > MANY_POINTS:
         lines += ["", f"The first {MANY_POINTS} of {len(analysis.checks)}; law.json has all."]
@@ -164,6 +166,7 @@ def _prediction_rows(analysis: Analysis) -> list[list[str]]:
             f"{prediction.parameters:.6g}",
             f"{prediction.loss:.5g}",
             _span(prediction.interval),
+            _span(prediction.run_interval),
             "; ".join(prediction.notes) or "within the range of the runs",
         ]
         for prediction in analysis.predictions
@@ -268,8 +271,8 @@ def summary_tables(analysis: Analysis) -> list[Table]:
         ]
         tables.append(rich_table("Held out", ["run", "measured", "predicted", "error"], rows))
     if analysis.predictions:
-        header = [f"model @ {analysis.points.unit}s", "N", "loss", "interval of the law"]
-        tables.append(rich_table("Predictions", header, [row[:4] for row in _prediction_rows(analysis)]))
+        header = [f"model @ {analysis.points.unit}s", "N", "loss", "interval of the law", "of a single run"]
+        tables.append(rich_table("Predictions", header, [row[:5] for row in _prediction_rows(analysis)]))
     return tables
 
 

@@ -186,7 +186,8 @@ def _where_next(analysis: Analysis) -> list[str]:
         what = f"{size} parameters and {data} {analysis.points.unit}s"
         lines.append(f"The best use of {powers(one.flops)} FLOPs is {what}, with a loss of {one.loss:.4g}.")
     for prediction in analysis.predictions:
-        span = "" if prediction.interval is None else f" ({prediction.interval[0]:.4g} to {prediction.interval[1]:.4g})"
+        interval = prediction.run_interval
+        span = "" if interval is None else f" (a single run: {interval[0]:.4g} to {interval[1]:.4g})"
         lines.append(f"{prediction.request} should reach a loss of {prediction.loss:.4g}{span}.")
     # The next run copies its settings from a run folder.
     trained_here = any((Path(record.source) / CONFIG_NAME).is_file() for record in analysis.records)

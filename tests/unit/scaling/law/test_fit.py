@@ -111,6 +111,21 @@ def test_the_gradient_is_the_slope(law: Law) -> None:
         np.testing.assert_allclose(jacobian[:, k], (up - down) / 2e-6, atol=1e-8)
 
 
+def test_nine_of_ten_new_runs_lie_in_the_interval_of_a_single_run() -> None:
+    new = {name: np.tile(values[[3, 14, 27]], 20) for name, values in grid().items()}
+    inside = {"law": [], "run": []}
+    for seed in range(20):
+        fit = fit_law(Chinchilla(), make(Chinchilla(), CHINCHILLA, grid(), 0.01, seed), FitConfig(bootstrap=200))
+        loss = make(Chinchilla(), CHINCHILLA, new, 0.01, seed=1000 + seed).loss
+        for name, band in (("law", fit.band(new)), ("run", fit.run_band(new))):
+            assert band is not None
+            inside[name] += list((band[0] <= loss) & (loss <= band[1]))
+    assert 0.86 < np.mean(inside["run"]) < 0.96
+    assert np.mean(inside["law"]) < 0.6
+    without = fit_law(Chinchilla(), make(Chinchilla(), CHINCHILLA, grid(), 0.01), QUICK)
+    assert without.run_band(new) is None
+
+
 def test_how_size_and_data_join_is_told_from_the_runs() -> None:
     truth = {"E": 0.0, "A": 27.0, "alpha": 0.37, "B": 7.5, "beta": 0.26, "p": 0.5}
     points = make(Droppo(), truth, grid(), noise=0.005)
