@@ -9,6 +9,8 @@ from unimol_scale.cli.main import build_parser
 from unimol_scale.cli.settings_help import described_settings
 from unimol_scale.scaling.report.law_json import SCHEMA
 
+# What argparse calls the groups that no command has named.
+UNTITLED = ("positional arguments", "options", "optional arguments")
 # An address in a help text; what is code or a link already is left alone.
 _URL = re.compile(r"(?<![\w/(<`])(https?://[^\s,;)]+)")
 
@@ -67,9 +69,12 @@ def _command(title: str, path: str, parser: CommandParser, level: int) -> Iterat
     usage = parser.format_usage().replace("\n       ", "\n").removeprefix("usage: ").rstrip()
     yield from ["```text", usage, "```", ""]
     below = _verbs(parser)
-    for action in parser._actions:
-        if not isinstance(action, argparse._SubParsersAction | argparse._HelpAction):
-            yield from _argument(action)
+    for group in parser._action_groups:
+        titled = group.title not in UNTITLED and group._group_actions
+        yield from [f"**{group.title[0].upper()}{group.title[1:]}**", ""] if titled else []
+        for action in group._group_actions:
+            if not isinstance(action, argparse._SubParsersAction | argparse._HelpAction):
+                yield from _argument(action)
     if parser.loads_settings is not None:
         page = "pretrain" if anchor == "plan" else anchor
         yield f"[All settings of `{title}`](settings/{page}.md)"

@@ -38,8 +38,31 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         verbs: what ``ArgumentParser.add_subparsers`` returned.
     """
     text = "fine-tune a pretrained model on labelled molecules, evaluate it on a test split, and write a report"
-    verb = verbs.add_parser("finetune", help=text, description=as_sentence(text))
-    add = verb.add_argument
+    verb = verbs.add_parser(
+        "finetune",
+        help=text,
+        description=as_sentence(text),
+        usage="unimol-scale finetune --data FILE --target C [C ...] [option ...] [key=value ...]",
+    )
+    for title, declare in (
+        ("model", _add_model),
+        ("molecules and labels", _add_data),
+        ("what the model sees of a molecule", _add_input),
+        ("training, validation and test rows", _add_split),
+        ("training", _add_training),
+        ("report and error bars", _add_evaluation),
+        ("files and machine", _add_place),
+    ):
+        declare(verb.add_argument_group(title).add_argument)
+    verb.add_argument(
+        "assignments", nargs="*", metavar="key=value", help="any other key, such as train.learning_rate=5e-5"
+    )
+    verb.set_defaults(run=_run, stopped=GOES_ON)
+    verb.take_settings(_settings)
+
+
+def _add_model(add: Callable[..., object]) -> None:
+    """Declare the model that is fine-tuned."""
     add("--from", dest="pretrained", metavar="MODEL", help=f"{MODEL_HELP}, or none (default: {DEFAULT_MODEL})")
     add("--size", help="with --from none: the preset to train from random weights")
     add(
@@ -48,6 +71,10 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         default=None,
         help="replace the weights of --from by random ones, to see what pretraining contributes",
     )
+
+
+def _add_data(add: Callable[..., object]) -> None:
+    """Declare the molecules, their labels, and how both are read."""
     add(
         "--data",
         type=Path,
@@ -76,34 +103,15 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
     )
     add("--weight-column", metavar="C", help="column of the rows' weights in the loss; scores are not weighted")
     add(
-        "--transform",
-        choices=get_args(Transform),
-        help="regression: fit the logarithm of the labels (default: none)",
+        "--fragments",
+        choices=("largest", "reject"),
+        help="for molecules of several fragments, such as salts: use the largest, or refuse them (default: largest)",
     )
-    add(
-        "--class-weights",
-        choices=get_args(ClassWeights),
-        help="balanced: all classes have the same total weight in the loss (default: none)",
-    )
-    add(
-        "--split",
-        choices=get_args(SplitKind),
-        metavar="KIND",
-        help=f"{', '.join(get_args(SplitKind))}; kinds ending in -kfold are cross-validations (default: scaffold)",
-    )
-    add(
-        "--split-column",
-        metavar="C",
-        help="column with train, valid and test (--split column), with folds (column-kfold) or with times (time)",
-    )
-    add("--folds", type=int, metavar="K", help="number of folds of a cross-validation (default: 5)")
-    add(
-        "--repeats",
-        type=int,
-        metavar="R",
-        help="number of times that a cross-validation assigns rows to folds anew (default: 1)",
-    )
-    add("--label-fraction", type=float, metavar="F", help="fraction of the training rows to use (default: 1)")
+    add("--skip-bad", action="store_true", default=None, help="list unusable molecules in skipped.csv and continue")
+
+
+def _add_input(add: Callable[..., object]) -> None:
+    """Declare the form in which the model gets a molecule."""
     add(
         "--inputs",
         choices=("2d", "3d", "2d+3d"),
@@ -126,16 +134,44 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         choices=get_args(Pooling),
         help="how atoms become the vector of a molecule (default: layers for a probe, otherwise the mean of the atoms)",
     )
+
+
+def _add_split(add: Callable[..., object]) -> None:
+    """Declare which rows train, validate and test."""
+    add(
+        "--split",
+        choices=get_args(SplitKind),
+        metavar="KIND",
+        help=f"{', '.join(get_args(SplitKind))}; kinds ending in -kfold are cross-validations (default: scaffold)",
+    )
+    add(
+        "--split-column",
+        metavar="C",
+        help="column with train, valid and test (--split column), with folds (column-kfold) or with times (time)",
+    )
+    add("--folds", type=int, metavar="K", help="number of folds of a cross-validation (default: 5)")
+    add(
+        "--repeats",
+        type=int,
+        metavar="R",
+        help="number of times that a cross-validation assigns rows to folds anew (default: 1)",
+    )
+    add("--label-fraction", type=float, metavar="F", help="fraction of the training rows to use (default: 1)")
+    add("--seed", type=int, metavar="N", help="seed of the split and of the first model (default: 0)")
+
+
+def _add_training(add: Callable[..., object]) -> None:
+    """Declare how the models are trained."""
+    add(
+        "--seeds",
+        type=int,
+        metavar="K",
+        help="number of models to train (default: 3; in a cross-validation 1 per fold)",
+    )
     add(
         "--probe",
         choices=get_args(Probe),
         help="fit only a head, to vectors that are computed once; takes seconds (default: train the whole model)",
-    )
-    _add_evaluation(add)
-    add(
-        "--plan",
-        metavar="DEVICE",
-        help="print the memory and time needed on a device (rtx4090, h100, …; here: this machine) and exit",
     )
     add(
         "--lora",
@@ -150,57 +186,18 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         help="try N settings by cross-validation within the training and validation rows, and use the best "
         "(default: 0)",
     )
-    add(
-        "--learning-curve",
-        action="store_true",
-        default=None,
-        help="also train on an eighth, a quarter and half of the labels, and plot the scores (default: no)",
-    )
     add("--loss", choices=("mse", "mae", "huber"), help="loss of a regression (default: mse)")
+    add(
+        "--transform",
+        choices=get_args(Transform),
+        help="regression: fit the logarithm of the labels (default: none)",
+    )
+    add(
+        "--class-weights",
+        choices=get_args(ClassWeights),
+        help="balanced: all classes have the same total weight in the loss (default: none)",
+    )
     add("--metric", metavar="M", help=f"score that chooses the best epoch and is reported: {METRICS.listed}")
-    add(
-        "--seeds",
-        type=int,
-        metavar="K",
-        help="number of models to train (default: 3; in a cross-validation 1 per fold)",
-    )
-    add("--seed", type=int, metavar="N", help="seed of the split and of the first model (default: 0)")
-    add(
-        "--fragments",
-        choices=("largest", "reject"),
-        help="for molecules of several fragments, such as salts: use the largest, or refuse them (default: largest)",
-    )
-    add("--skip-bad", action="store_true", default=None, help="list unusable molecules in skipped.csv and continue")
-    add(
-        "--pretraining-store",
-        type=Path,
-        metavar="DIR",
-        help="report how many test molecules this store contains (default: the store of the pretraining run)",
-    )
-    add("--output", type=Path, metavar="DIR", help="folder of the results (default: finetuned/<data>-<model>)")
-    add("--cache", type=Path, metavar="DIR", help="folder in which conformers are kept (default: data/cache)")
-    add(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        help="where to compute; auto uses a GPU if there is one (default: auto)",
-    )
-    add(
-        "--models-at-once",
-        type=int,
-        metavar="N",
-        help="models to train at the same time, each in a process of its own (default: as many as the cores and the "
-        "memory allow on a CPU, 1 on a GPU)",
-    )
-    add(
-        "--config",
-        type=Path,
-        metavar="FILE",
-        action="append",
-        help="YAML file such as those in configs/downstream; may be repeated, and later files override earlier ones",
-    )
-    add("assignments", nargs="*", metavar="key=value", help="any other key, such as train.learning_rate=5e-5")
-    verb.set_defaults(run=_run, stopped=GOES_ON)
-    verb.take_settings(_settings)
 
 
 def _add_evaluation(add: Callable[..., object]) -> None:
@@ -233,6 +230,48 @@ def _add_evaluation(add: Callable[..., object]) -> None:
         action=argparse.BooleanOptionalAction,
         default=None,
         help="save the training molecules, so that predict can name the nearest one (default: yes)",
+    )
+    add(
+        "--learning-curve",
+        action="store_true",
+        default=None,
+        help="also train on an eighth, a quarter and half of the labels, and plot the scores (default: no)",
+    )
+    add(
+        "--pretraining-store",
+        type=Path,
+        metavar="DIR",
+        help="report how many test molecules this store contains (default: the store of the pretraining run)",
+    )
+
+
+def _add_place(add: Callable[..., object]) -> None:
+    """Declare where results go, and what computes them."""
+    add("--output", type=Path, metavar="DIR", help="folder of the results (default: finetuned/<data>-<model>)")
+    add("--cache", type=Path, metavar="DIR", help="folder in which conformers are kept (default: data/cache)")
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        help="where to compute; auto uses a GPU if there is one (default: auto)",
+    )
+    add(
+        "--models-at-once",
+        type=int,
+        metavar="N",
+        help="models to train at the same time, each in a process of its own (default: as many as the cores and the "
+        "memory allow on a CPU, 1 on a GPU)",
+    )
+    add(
+        "--plan",
+        metavar="DEVICE",
+        help="print the memory and time needed on a device (rtx4090, h100, …; here: this machine) and exit",
+    )
+    add(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        action="append",
+        help="YAML file such as those in configs/downstream; may be repeated, and later files override earlier ones",
     )
 
 
