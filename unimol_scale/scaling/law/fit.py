@@ -362,12 +362,11 @@ def _bootstrap(
     at_bound = _at_bound(law, problem, fits.theta)
     intervals = _percentiles(draws, config.confidence)
     undetermined: list[str] = []
-    if law.fades is not None and (note := _why_open(law.fades, at_bound[law.fades], intervals[law.fades])):
-        undetermined.append(law.fades)
-        notes.append(note)
-    if law.own_outer is not None:
-        name = law.own_outer
-        if note := _why_open_join(name, at_bound[name], intervals[name]):
+    for name, meaning in (
+        (law.fades, "repeated data are worth either as much as new data or nothing"),
+        (law.own_outer, "it ends at a bound, so how the terms of size and data join is open"),
+    ):
+        if name is not None and (note := _why_open(name, at_bound[name], intervals[name], meaning)):
             undetermined.append(name)
             notes.append(note)
     for term in law.terms:
@@ -386,26 +385,17 @@ def _bootstrap(
     return draws, tuple(undetermined), notes
 
 
-def _why_open(name: str, open_share: float, interval: Interval) -> str | None:
-    """Return why R* is not determined; None if it is. R* is a scale, so its interval is judged as a factor."""
-    if open_share > MAX_AT_BOUND:
-        return (
-            f"{name} is not determined by these runs: in {open_share:.0%} of the bootstrap fits repeated data are "
-            "worth either as much as new data or nothing"
-        )
-    factor = interval[1] / interval[0]
-    if factor > WIDE_FACTOR:
-        return f"{name} is hardly determined by these runs: its interval spans a factor of {factor:.2g}"
-    return None
+def _why_open(name: str, open_share: float, interval: Interval, meaning: str) -> str | None:
+    """Return why R* or p is not determined; None if it is. Both are scales, so their interval is judged as a factor.
 
-
-def _why_open_join(name: str, open_share: float, interval: Interval) -> str | None:
-    """Return why p is not determined; None if it is. Like R* it is a scale."""
+    Args:
+        name: of the parameter.
+        open_share: fraction of the bootstrap fits that end at a bound.
+        interval: of the parameter.
+        meaning: what it means that a fit ends there.
+    """
     if open_share > MAX_AT_BOUND:
-        return (
-            f"{name} is not determined by these runs: {open_share:.0%} of the bootstrap fits end at a bound, so how "
-            "the terms of size and data join is open"
-        )
+        return f"{name} is not determined by these runs: in {open_share:.0%} of the bootstrap fits {meaning}"
     factor = interval[1] / interval[0]
     if factor > WIDE_FACTOR:
         return f"{name} is hardly determined by these runs: its interval spans a factor of {factor:.2g}"
