@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from unimol_scale.checkpoints.shipped import DEFAULT_MODEL, MODEL_HELP
 from unimol_scale.cli.command_line import as_sentence, declare_computing
+from unimol_scale.cli.input_options import add_input_options
 from unimol_scale.common.machine.memory import keep_freed_memory
 from unimol_scale.downstream.config import Pooling
 
@@ -50,17 +51,7 @@ def add_verbs(verbs: Any) -> None:  # noqa: ANN401
         help="how atoms become the vector of a molecule; layers: mean, standard deviation and sum of the atoms at the "
         "start and at four depths of the stack, better for linear models (default: the mean of the last layer's atoms)",
     )
-    add(
-        "--inputs",
-        choices=("2d", "3d", "2d+3d"),
-        help="use the graph, the 3D structure or both (default: everything that the model was pretrained on)",
-    )
-    add(
-        "--hydrogens",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="treat hydrogens as atoms (default: as in pretraining)",
-    )
+    add_input_options(add)
     add(
         "--conformers",
         type=int,

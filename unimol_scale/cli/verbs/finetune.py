@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from unimol_scale.checkpoints.shipped import DEFAULT_MODEL, MODEL_HELP
 from unimol_scale.cli.command_line import as_sentence
+from unimol_scale.cli.input_options import add_input_options
 from unimol_scale.cli.settings import settings_of
 from unimol_scale.common.exit_status import GOES_ON
 from unimol_scale.common.machine.memory import keep_freed_memory
@@ -112,17 +113,7 @@ def _add_data(add: Callable[..., object]) -> None:
 
 def _add_input(add: Callable[..., object]) -> None:
     """Declare the form in which the model gets a molecule."""
-    add(
-        "--inputs",
-        choices=("2d", "3d", "2d+3d"),
-        help="use the graph, the 3D structure or both (default: everything that the model was pretrained on)",
-    )
-    add(
-        "--hydrogens",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="treat hydrogens as atoms (default: as in pretraining)",
-    )
+    add_input_options(add)
     add(
         "--conformers",
         type=int,

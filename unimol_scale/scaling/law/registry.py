@@ -1,6 +1,7 @@
 """The registry of laws: name → class, with checks of users' own laws. Imports NumPy when a law is created."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -79,8 +80,10 @@ def _check(law: "Law") -> None:
     if len(fading) > 1 or any(term.variable != "D" for term in fading):
         raise ConfigError(f"fades may be set on at most one term, which must be in D; it has {fading}")
     taken = {name for term in terms for name in (term.coefficient, term.fades)}
-    if law.outer is not None and (not law.outer or law.outer in taken):
-        raise ConfigError(f"outer must be one of its exponents or have a name of its own, not {law.outer!r}")
+    if law.outer is not None and (law.outer in taken or not re.search(rf"\b{re.escape(law.outer)}\b", law.formula)):
+        raise ConfigError(
+            f"outer must be one of its exponents, or have a name of its own that its formula shows, not {law.outer!r}"
+        )
 
 
 LAWS = Registry(

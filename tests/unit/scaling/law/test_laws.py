@@ -63,3 +63,14 @@ def test_a_column_that_is_not_there_is_named() -> None:
 def test_an_unknown_law_gets_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match="did you mean 'chinchilla'"):
         LAWS.entry("chinchila")
+
+
+class Misspelt(Kaplan):
+    """A law whose p is the name of nothing in its formula."""
+
+    outer = "alpha_d"
+
+
+def test_a_misspelt_outer_exponent_is_refused_and_not_taken_for_a_new_parameter() -> None:
+    with pytest.raises(ConfigError, match=r"have a name of its own that its formula shows, not 'alpha_d'"):
+        LAWS.entry(f"{__name__}:Misspelt")
